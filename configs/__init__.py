@@ -1,0 +1,218 @@
+"""How a command line and a YAML file become one typed config.
+
+- A command is a dataclass of settings and a function; the function's module is imported only when the command runs,
+  so that ``--help`` answers at once.
+- ``--config NAME`` reads ``configs/<stage>/NAME.yaml`` (or a path); anything on the command line overrides it.
+- An unknown key, a wrong type or a bad value ends the program with one line that names it and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import json
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+HOME = Path(__file__).parent
+
+
+class UserError(Exception):
+    """Something that the user can mend: printed as one line, exit code 2."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand of a stage.
+
+    ``run`` is "module:function": called with an instance of ``config``, it returns the exit code (None = 0).
+    ``positional`` names the fields that are given without ``--``.
+    """
+
+    help: str
+    config: type
+    run: str
+    positional: tuple[str, ...] = ()
+
+
+def find_recipe(stage: str, name: str) -> Path:
+    """The YAML file of a recipe: a path as it is, else ``configs/<stage>/<name>.yaml``. Raises UserError."""
+    if Path(name).suffix in {".yaml", ".yml"}:
+        if Path(name).is_file():
+            return Path(name)
+        raise UserError(f"--config {name}: no such file")
+    path = HOME / stage / f"{name}.yaml"
+    if path.is_file():
+        return path
+    known = sorted(file.stem for file in (HOME / stage).glob("*.yaml"))
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+    raise UserError(f"--config {name}: no recipe of that name for {stage}; {hint}")
+
+
+def field_names(config: type, prefix: str = "") -> list[str]:
+    """The dotted names of all settings of a dataclass, nested ones included."""
+    hints = get_type_hints(config)
+    names = []
+    for field in fields(config):
+        names.append(prefix + field.name)
+        for part in (hints[field.name], *get_args(hints[field.name])):
+            if is_dataclass(part):
+                names += field_names(part, f"{prefix}{field.name}.")
+    return names
+
+
+def _parser(stage: str, name: str, command: Command) -> Any:
+    """The jsonargparse parser of one command."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"kinesic {stage} {name}",
+        description=command.help,
+        exit_on_error=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config", action="config", help=f"recipe: a name out of configs/{stage}, or a YAML file")
+    hints = get_type_hints(command.config)
+    docs = _attribute_docstrings(command.config)
+    for positional in command.positional:
+        parser.add_argument(positional, type=hints[positional], help=docs.get(positional, ""))
+    parser.add_class_arguments(command.config, None, skip=set(command.positional), fail_untyped=True)
+    return parser
+
+
+def _attribute_docstrings(config: type) -> dict[str, str]:
+    from docstring_parser import parse_from_object
+
+    return {p.arg_name: p.description or "" for p in parse_from_object(config).params}
+
+
+def _with_bare_flags(argv: Sequence[str], config: type) -> list[str]:
+    """``--dry_run`` alone means ``--dry_run true``: jsonargparse wants the value."""
+    flags = {f"--{f.name}" for f in fields(config) if get_type_hints(config)[f.name] is bool}
+    out: list[str] = []
+    for here, following in zip(argv, [*argv[1:], "--"], strict=True):
+        out.append(here)
+        if here in flags and (following.startswith("--") or following.lower() not in {"true", "false"}):
+            out.append("true")
+    return out
+
+
+def _with_recipe_path(argv: Sequence[str], stage: str) -> list[str]:
+    """Replaces the NAME of ``--config NAME`` by the recipe's path."""
+    out: list[str] = []
+    for arg in argv:
+        if out and out[-1] == "--config":
+            arg = str(find_recipe(stage, arg))
+        elif arg.startswith("--config="):
+            arg = f"--config={find_recipe(stage, arg.removeprefix('--config='))}"
+        out.append(arg)
+    return out
+
+
+def parse(stage: str, name: str, command: Command, argv: Sequence[str]) -> Any:
+    """The typed config of a command line. Raises UserError with one line that names the key and the nearest valid one."""
+    parser = _parser(stage, name, command)
+    argv = _with_bare_flags(_with_recipe_path(argv, stage), command.config)
+    try:
+        namespace = parser.instantiate(parser.parse_args(argv))
+    except argparse.ArgumentError as error:
+        raise UserError(_explain(str(error), command.config, argv)) from None
+    except (TypeError, ValueError) as error:  # an impossible pair of settings, from a dataclass's __post_init__
+        raise UserError(str(error)) from None
+    values = {k: v for k, v in vars(namespace).items() if k != "config"}
+    return command.config(**values)
+
+
+def _explain(message: str, config: type, argv: Sequence[str]) -> str:
+    """One line: what is wrong, in which file, and the nearest valid key."""
+    line = " ".join(message.split())
+    names = field_names(config)
+    near: list[str] = []
+    unknown = re.findall(r"--([\w.]+)", line) if "unrecognized" in line.lower() else []
+    if found := re.search(r"(?:Group '([\w.]+)' does not accept|Key|option|nested key) '([\w.]+)'", line):
+        unknown.append(".".join(part for part in found.groups() if part))
+    for key in unknown:
+        near += difflib.get_close_matches(key, names, 1, cutoff=0.4) or [
+            n for n in names if n.split(".")[-1] in difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1]], 1)
+        ][:1]
+    recipe = next((b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"), None)
+    where = f" (recipe: {recipe})" if recipe and recipe not in line else ""
+    return line + where + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else "")
+
+
+def main(stage: str, commands: dict[str, Command], argv: Sequence[str] | None = None) -> int:
+    """Runs ``kinesic <stage> <command> ...`` and returns the exit code: 0 done, 2 wrong usage, else the command's own."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in {"-h", "--help"}:
+        print(f"usage: kinesic {stage} COMMAND ...\n")
+        for name, command in commands.items():
+            print(f"  {name:<12} {command.help}")
+        print(f"\n'kinesic {stage} COMMAND --help' lists a command's settings.")
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        near = difflib.get_close_matches(argv[0], commands, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(commands)}"
+        print(f"kinesic {stage}: no command {argv[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    name, command = argv[0], commands[argv[0]]
+    try:
+        config = parse(stage, name, command, argv[1:])
+        module, function = command.run.split(":")
+        return getattr(importlib.import_module(module), function)(config) or 0
+    except UserError as error:
+        print(f"kinesic {stage} {name}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in {"data_prep", "pretrain", "finetune", "slurm"}:
+            raise
+        extra = {"data_prep": "prep", "pretrain": "train", "finetune": "finetune", "slurm": "cluster"}[stage]
+        print(f"kinesic {stage} {name}: needs {error.name}: pip install 'kinesic[{extra}]'", file=sys.stderr)
+        return 2
+
+
+def write_run_record(folder: Path, config: Any, seed: int | None = None) -> None:
+    """Writes the resolved config (config.yaml) and seed, command and versions (versions.json) into a run's folder."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import yaml
+
+    packages = {}
+    for package in ("kinesic", "torch", "torchaudio", "deepspeed", "xformers", "webdataset", "decord2", "av", "mediapipe", "numpy"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "not installed"
+    record = {
+        "command": sys.argv,
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("config.yaml", yaml.safe_dump(plain(config), sort_keys=False)),
+        ("versions.json", json.dumps(record, indent=1)),
+    ):
+        temporary = folder / f".{name}.tmp"
+        temporary.write_text(text)
+        temporary.replace(folder / name)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what YAML and JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
