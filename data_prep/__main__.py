@@ -1,0 +1,29 @@
+"""``kinesic data_prep COMMAND``: recordings in, shards out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import configs
+from configs import Command
+from data_prep.config import BuildConfig, ModelsConfig, ReportConfig, SampleConfig, SyntheticConfig
+
+COMMANDS = {
+    "build": Command("recordings -> shards", BuildConfig, "data_prep.build:build", ("manifest", "out")),
+    "report": Command("shards -> one page to look at", ReportConfig, "data_prep.report:report", ("out",)),
+    "models": Command("fetch the landmark models", ModelsConfig, "data_prep.landmark_models:models", ("folder",)),
+    "sample": Command("fetch a small sample of real videos", SampleConfig, "data_prep.sample:sample", ("folder",)),
+    "synthetic": Command(
+        "write generated interaction scenes", SyntheticConfig, "data_prep.synthetic:synthetic", ("folder",)
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    return configs.main("data_prep", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
