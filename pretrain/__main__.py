@@ -1,0 +1,26 @@
+"""``kinesic pretrain COMMAND``: shards in, a checkpoint and then a release out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import configs
+from configs import Command
+from pretrain.config import ReleaseConfig, RunConfig
+
+COMMANDS = {
+    "run": Command("train on shards; the same command goes on where it was stopped", RunConfig, "pretrain.engine:run"),
+    "release": Command(
+        "a run's newest checkpoint -> a folder for collaborators", ReleaseConfig, "pretrain.release:release", ("run", "out")
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    return configs.main("pretrain", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
