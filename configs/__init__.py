@@ -15,7 +15,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -31,13 +31,13 @@ class UserError(Exception):
 class Command:
     """One subcommand of a stage.
 
-    ``run`` is "module:function": called with an instance of ``config``, it returns the exit code (None = 0).
+    ``run`` is called with an instance of ``config`` and returns the exit code (None = 0); as "module:function" it is imported then.
     ``positional`` names the fields that are given without ``--``.
     """
 
     help: str
     config: type
-    run: str
+    run: str | Callable[[Any], int | None]
     positional: tuple[str, ...] = ()
 
 
@@ -123,12 +123,11 @@ def parse(stage: str, name: str, command: Command, argv: Sequence[str]) -> Any:
     argv = _with_bare_flags(_with_recipe_path(argv, stage), command.config)
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
+        return command.config(**{k: v for k, v in vars(namespace).items() if k != "config"})
     except argparse.ArgumentError as error:
         raise UserError(_explain(str(error), command.config, argv)) from None
     except (TypeError, ValueError) as error:  # an impossible pair of settings, from a dataclass's __post_init__
         raise UserError(str(error)) from None
-    values = {k: v for k, v in vars(namespace).items() if k != "config"}
-    return command.config(**values)
 
 
 def _explain(message: str, config: type, argv: Sequence[str]) -> str:
@@ -165,8 +164,11 @@ def main(stage: str, commands: dict[str, Command], argv: Sequence[str] | None = 
     name, command = argv[0], commands[argv[0]]
     try:
         config = parse(stage, name, command, argv[1:])
-        module, function = command.run.split(":")
-        return getattr(importlib.import_module(module), function)(config) or 0
+        run = command.run
+        if isinstance(run, str):
+            module, function = run.split(":")
+            run = getattr(importlib.import_module(module), function)
+        return run(config) or 0
     except UserError as error:
         print(f"kinesic {stage} {name}: {error}", file=sys.stderr)
         return 2
