@@ -1,0 +1,98 @@
+"""From the streams of a shard to a vector every ``cell_seconds``: what the tokens of audio, face and pose hold.
+
+Faces and poses are described relative to their own median place and size over the clip: movement and expression stay,
+the seat in the picture does not. (Where people sit relative to each other is not told to the model.)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from pretrain.config import StreamConfig
+
+WINDOW_SECONDS = 0.025  # of the short-time Fourier transform
+
+
+@functools.cache
+def mel_filters(bins: int, rate: int) -> Tensor:
+    """HTK mel filters, float32 [frequency, bin]."""
+    from torchaudio.functional import melscale_fbanks
+
+    return melscale_fbanks(_fft_size(rate) // 2 + 1, 20.0, rate / 2, bins, rate)
+
+
+def _fft_size(rate: int) -> int:
+    return 2 ** int(np.ceil(np.log2(WINDOW_SECONDS * rate)))
+
+
+def audio_cells(channel: np.ndarray, start: float, rate: int, stream: StreamConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Log-mel power of one channel: vectors float32 [cell, bin] and their cell numbers int64 [cell].
+
+    channel: float32 [sample] in [-1, 1] at ``rate`` Hz, its first sample ``start`` seconds after the clip's start.
+    """
+    hop = round(stream.cell_seconds * rate)
+    window = torch.hann_window(round(WINDOW_SECONDS * rate))
+    size = _fft_size(rate)
+    sound = torch.nn.functional.pad(torch.from_numpy(np.ascontiguousarray(channel)), (0, max(size - len(channel), 0)))
+    spectrum = torch.stft(sound, size, hop, len(window), window, center=True, pad_mode="constant", return_complex=True)
+    power = rearrange(spectrum.abs().square(), "frequency cell -> cell frequency") @ mel_filters(stream.features, rate)
+    cells = np.round((start + np.arange(len(power)) * hop / rate) / stream.cell_seconds).astype(np.int64)
+    real = (cells >= 0) & (np.arange(len(power)) * hop < len(channel))
+    return torch.log(power + 1e-6).numpy()[real], cells[real]  # 1e-6: silence is a number
+
+
+def person_cells(
+    name: str, rows: dict[str, np.ndarray], cell_seconds: float, aspect: float
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(person, vectors float32 [cell, feature], cell numbers int64 [cell]) for everyone in a stream.
+
+    ``rows`` holds the arrays of a shard's face, pose or user stream; ``aspect`` = width / height of the picture.
+    """
+    if name in {"face", "pose"}:
+        times = rows["times"][rows["window"]]
+        people = rows["person"]
+    else:
+        times = rows["times"]
+        people = rows.get("person", np.full(len(times), -1))
+    cells = np.floor(times / cell_seconds + 1e-6).astype(np.int64)
+    for person in np.unique(people):
+        mine = np.flatnonzero((people == person) & (cells >= 0))
+        mine = mine[np.unique(cells[mine], return_index=True)[1]]  # the first row of a cell
+        if len(mine):
+            vectors = _VECTORS.get(name, _values)(
+                {k: v[mine] for k, v in rows.items() if len(v) == len(people)}, aspect
+            )
+            yield int(person), vectors.astype(np.float32), cells[mine]
+
+
+def _face(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
+    """478 points relative to the median box, 52 blendshapes, head turn (two columns of the rotation) and shift."""
+    box = np.median(rows["box"], 0)
+    centre, size = (box[:2] + box[2:]) / 2, max(box[3] - box[1], 1e-3)
+    points = (rows["landmarks"] - np.array([*centre, 0])) * np.array([aspect, 1, aspect]) / size
+    turn = rearrange(rows["head"][:, :3, :2], "row xyz column -> row (column xyz)")
+    shift = rows["head"][:, :3, 3] - np.median(rows["head"][:, :3, 3], 0)
+    return np.concatenate([points.reshape(len(points), -1), rows["blendshapes"], turn, shift], 1)
+
+
+def _pose(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
+    """33 points (x, y, z, visibility) relative to the clip's median place and height, and 33 world points in metres."""
+    points = rows["keypoints"].astype(np.float64)
+    centre = np.median(points[..., :2], (0, 1))
+    size = max(float(np.median(np.ptp(points[..., 1], 1))), 1e-3)
+    place = (points[..., :3] - np.array([*centre, 0])) * np.array([aspect, 1, aspect]) / size
+    visibility = points[..., 3]
+    return np.concatenate([place.reshape(len(place), -1), visibility, rows["world"].reshape(len(place), -1)], 1)
+
+
+def _values(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
+    return rows["values"]
+
+
+_VECTORS = {"face": _face, "pose": _pose}

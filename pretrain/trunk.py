@@ -1,0 +1,190 @@
+"""The trunk: a plain ViT with VideoMAE's parameters, and beside its attention a gated branch that reads the rest.
+
+- norm before attention and MLP, GELU, biases on queries and values but not on keys (VideoMAE, arXiv 2203.12602);
+- own attention stays within a block of the packed sequence; for one 16-frame segment that is VideoMAE's own;
+- the branch reads other streams, people, views and segments, pooled over time, one softmax a source, added through a
+  gate a source and head that starts at zero: at step 0 the published weights do what they did;
+- in the branch alone time is relative (rotary embedding of seconds, arXiv 2104.09864).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from pretrain.attention import Blocks, packed_attention
+from pretrain.pooling import RELATIONS, Layout
+
+OF_THE_SCENE = ("video", "audio")  # their tokens belong to no person
+SHORTEST_PERIOD, LONGEST_PERIOD = 0.5, 1000.0  # seconds, of the rotary embedding
+
+
+class Attention(nn.Module):
+    """Self-attention within each block of a packed sequence.
+
+    ``prompt`` [prompts, dim], where set, lends every block more keys and values (VPT-deep, arXiv 2203.12119: what the
+    prompts themselves would become is discarded at each layer, so they need no queries).
+    """
+
+    def __init__(self, dim: int, heads: int, qv_bias: bool):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim)) if qv_bias else None
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if qv_bias else None
+        self.proj = nn.Linear(dim, dim)
+        self.prompt: nn.Parameter | None = None
+
+    def forward(self, x: Tensor, blocks: Blocks, norm: nn.Module) -> Tensor:
+        """x [token, dim], normalised -> [token, dim]; ``norm`` is what normalised it (prompts pass through it too)."""
+        query, key, value = self._project(x)
+        if self.prompt is not None:
+            _, prompt_key, prompt_value = self._project(norm(self.prompt))
+            key, value, blocks = with_prompt(key, value, prompt_key, prompt_value, blocks)
+        out = packed_attention(query, key, value, blocks)
+        return self.proj(rearrange(out, "token head dim -> token (head dim)"))
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        bias = None
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        projected = linear(x, self.qkv.weight, bias)
+        return list(rearrange(projected, "token (qkv head dim) -> qkv token head dim", qkv=3, head=self.heads))
+
+
+def with_prompt(
+    key: Tensor, value: Tensor, prompt_key: Tensor, prompt_value: Tensor, blocks: Blocks
+) -> tuple[Tensor, Tensor, Blocks]:
+    """Puts the prompts' keys and values [prompts, heads, head_dim] before those of every block."""
+    prompts, tokens = len(prompt_key), len(key)
+    index, start = [], 0
+    for length in blocks.key_lengths.tolist():
+        index += [torch.arange(tokens, tokens + prompts), torch.arange(start, start + length)]
+        start += length
+    rows = torch.cat(index).to(key.device)
+    longer = Blocks(blocks.query_lengths, blocks.key_lengths + prompts).to(key.device)
+    return torch.cat([key, prompt_key])[rows], torch.cat([value, prompt_value])[rows], longer
+
+
+class GatedReading(nn.Module):
+    """What a token reads beyond its own block: one softmax a source, each through its gate [head], gates start at zero.
+
+    The output projection has no bias, so that a closed branch adds exactly nothing.
+    """
+
+    def __init__(self, dim: int, heads: int, sources: Iterable[str]):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim, bias=False)
+        self.gates = nn.ParameterDict({source: nn.Parameter(torch.zeros(heads)) for source in sources})
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor | None:
+        """x [token, dim], normalised -> [token, dim], or None where there is nothing else to read."""
+        if not layout.sources:
+            return None
+        query = rearrange(self.query(x), "token (head dim) -> token head dim", head=self.heads)
+        query = rotate(query, layout.query_time)
+        key, value = rearrange(
+            self.key_value(layout.pooled(x)), "token (two head dim) -> two token head dim", two=2, head=self.heads
+        )
+        key = rotate(key, layout.key_time)
+        out = torch.zeros_like(query)
+        for name, source in layout.sources.items():
+            read = packed_attention(query[source.query], key[source.key], value[source.key], source.blocks)
+            out = out.index_add(0, source.query, (read * self.gates[name][:, None]).to(out.dtype))
+        return self.proj(rearrange(out, "token head dim -> token (head dim)"))
+
+
+def rotate(x: Tensor, seconds: Tensor) -> Tensor:
+    """Rotary embedding of time: x [token, head, dim] turned by seconds [token], so that products see differences alone."""
+    half = x.shape[-1] // 2
+    ratio = torch.arange(half, device=x.device) / max(half - 1, 1)
+    period = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** ratio
+    angle = (2 * math.pi * seconds[:, None] / period)[:, None]  # token 1 half
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Two residuals. ``adapter``, where set, reads what the MLP reads and adds to what it adds (AdaptFormer, arXiv 2205.13535)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, eps: float, qv_bias: bool, sources: Iterable[str]):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qv_bias)
+        self.reading = GatedReading(dim, heads, sources)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, hidden)
+        self.adapter: nn.Module | None = None
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """x [token, dim] -> [token, dim]"""
+        y = self.norm1(x)
+        read = self.reading(y, layout)
+        x = x + self.attn(y, layout.own, self.norm1)
+        x = x if read is None else x + read
+        y = self.norm2(x)
+        return x + self.mlp(y) if self.adapter is None else x + self.mlp(y) + self.adapter(y)
+
+
+class Trunk(nn.Module):
+    """Blocks and, where the checkpoint has one, a final norm. Serves as encoder and, narrower, as decoder."""
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        modalities: Iterable[str],
+        *,
+        eps: float,
+        qv_bias: bool,
+        final_norm_eps: float | None,
+    ):
+        super().__init__()
+        sources = [
+            f"{m}_{relation}" for m in modalities for relation in (("scene",) if m in OF_THE_SCENE else RELATIONS)
+        ]
+        self.blocks = nn.ModuleList(Block(dim, heads, hidden, eps, qv_bias, sources) for _ in range(layers))
+        self.norm = None if final_norm_eps is None else nn.LayerNorm(dim, eps=final_norm_eps)
+        self.apply(initialise)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """x [token, dim] -> [token, dim]"""
+        for block in self.blocks:
+            x = block(x, layout)
+        return x if self.norm is None else self.norm(x)
+
+    def gates(self) -> dict[str, Tensor]:
+        """Mean absolute gate of every source over layers and heads: how far the branch is open."""
+        readings = [block.reading.gates for block in self.blocks if isinstance(block, Block)]
+        return {
+            name: torch.stack([gates[name].detach().abs().mean() for gates in readings]).mean() for name in readings[0]
+        }
+
+
+def initialise(module: nn.Module) -> None:
+    """VideoMAE's initialisation: Xavier matrices, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

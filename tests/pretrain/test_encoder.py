@@ -1,0 +1,193 @@
+"""What streams, views, people and segments may and may not change."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from clips_for_tests import make_clip, tiny_mask, tiny_model
+
+from pretrain.encoder import Encoder
+from pretrain.objective import MaskedAutoencoder
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(tiny_model()).double().eval()
+
+
+def open_gates(encoder: Encoder) -> Encoder:
+    for name, parameter in encoder.named_parameters():
+        if ".gates." in name:
+            torch.nn.init.normal_(parameter, 0, 0.5)
+    return encoder
+
+
+def video_of(encoder, clip, view=0):
+    with torch.no_grad():
+        out = encoder.encode_clips([clip])
+    return out.tokens[(out.modality == 0) & (out.view == view)]
+
+
+def test_at_step_0_a_segments_video_tokens_are_those_of_the_segment_alone(encoder):
+    clip = make_clip(views=2)
+    everything = video_of(encoder, clip)
+    for segment in range(2):
+        alone = copy.deepcopy(clip)
+        view = alone.views["cam0"]
+        view.frames = view.frames[16 * segment : 16 * segment + 16]
+        alone.views = {"cam0": view}
+        with torch.no_grad():
+            expected = encoder.encode_clips([alone], ["video"]).tokens
+        got = everything[32 * segment : 32 * segment + 32]
+        assert (got - expected).abs().max() / expected.abs().max() < 1e-9
+    with torch.no_grad():
+        opened = video_of(open_gates(encoder), clip)
+    assert (opened - everything).abs().max() > 1e-3
+
+
+def test_gates_have_a_gradient_at_step_0():
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(tiny_model(), tiny_mask())
+    model.fit_statistics([make_clip()])
+    losses = model(model.collate([make_clip(), make_clip("b", seed=1)], [0, 1]))
+    sum(losses.values()).backward()
+    read = {
+        "video_scene",
+        "audio_scene",
+        "face_scene",
+        "face_same",
+        "face_other",
+        "pose_scene",
+        "pose_same",
+        "pose_other",
+    }
+    for layer, block in enumerate(model.encoder.trunk.blocks):
+        for name in read:
+            gate = block.reading.gates[name]
+            assert gate.grad is not None, (layer, name)
+            assert gate.grad.abs().min() > 0, (layer, name)
+            assert not gate.detach().any()
+
+
+def test_after_training_shuffling_a_stream_changes_the_output():
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(tiny_model(), tiny_mask())
+    clips = [make_clip(str(n), seed=n) for n in range(4)]
+    model.fit_statistics(clips)
+    optimizer = torch.optim.AdamW(model.parameter_groups(1e-3, 0.0, 1e-2))
+    for step in range(3):
+        batch = model.collate(clips, [step] * 4)
+        loss = sum(total / batch.counts[name] for name, total in model(batch).items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    before = video_of(model.encoder, clips[0])
+    for stream in ("audio", "face", "pose"):
+        shuffled = copy.deepcopy(clips[0])
+        setattr(shuffled.views["cam0"], stream, getattr(clips[1].views["cam0"], stream))
+        assert (video_of(model.encoder, shuffled) - before).abs().max() > 1e-4, stream
+    closed = copy.deepcopy(model.encoder)
+    for name, parameter in closed.named_parameters():
+        if ".gates." in name:
+            torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        alone = closed.encode_clips([clips[0]], ["video"]).tokens
+    torch.testing.assert_close(video_of(closed, clips[0]), alone)
+
+
+def test_people_are_exchangeable_but_tracks_are_not(encoder):
+    open_gates(encoder)
+    clip = make_clip()
+    renumbered, reordered, exchanged = (copy.deepcopy(clip) for _ in range(3))
+    for stream in ("face", "pose"):
+        rows = getattr(renumbered.views["cam0"], stream)
+        rows["person"] = 1 - rows["person"]
+        rows = getattr(reordered.views["cam0"], stream)
+        for name, values in rows.items():
+            if name != "times":
+                rows[name] = values[::-1].copy()
+        rows = getattr(exchanged.views["cam0"], stream)
+        late = rows["window"] >= 16
+        rows["person"] = np.where(late, 1 - rows["person"], rows["person"])
+    with torch.no_grad():
+        base, new_ids = encoder.encode_clips([clip]), encoder.encode_clips([renumbered])
+    video = base.modality == 0
+    torch.testing.assert_close(new_ids.tokens[video], base.tokens[video])
+    for person in (0, 1):
+        torch.testing.assert_close(new_ids.tokens[new_ids.person == 1 - person], base.tokens[base.person == person])
+    torch.testing.assert_close(encoder.encode_clips([reordered]).tokens, base.tokens)
+    changed = encoder.encode_clips([exchanged]).tokens
+    early = base.time < 2
+    assert (changed - base.tokens)[early & (base.person >= 0)].abs().max() > 1e-3
+
+
+def test_a_clip_is_the_same_alone_and_in_a_batch(encoder):
+    open_gates(encoder)
+    clips = [make_clip("a", people=2), make_clip("b", seed=1, people=3, seconds=6.0), make_clip("c", seed=2, views=2)]
+    del clips[1].views["cam0"].audio
+    clips[1].views["cam0"].audio = None
+    with torch.no_grad():
+        together = encoder.encode_clips(clips)
+        for number, clip in enumerate(clips):
+            alone = encoder.encode_clips([clip])
+            torch.testing.assert_close(together.tokens[together.clip == number], alone.tokens)
+
+
+def test_a_missing_stream_person_or_picture_needs_no_padding(encoder):
+    clip = make_clip()
+    whole = len(encoder.encode_clips([clip]).tokens)
+    clip.views["cam0"].face = None
+    assert len(encoder.encode_clips([clip]).tokens) == whole - 2 * 8
+    clip.views["cam0"].frames = None
+    assert len(encoder.encode_clips([clip]).tokens) == whole - 2 * 8 - 64
+    clip.views["cam0"].audio = None
+    clip.views["cam0"].pose = {name: rows[:0] for name, rows in clip.views["cam0"].pose.items()}
+    with pytest.raises(ValueError, match="holds no stream"):
+        encoder.encode_clips([clip])
+
+
+def test_encode_names_what_does_not_fit(encoder):
+    with pytest.raises(ValueError, match="sides that 16 divides"):
+        encoder.encode(video=torch.zeros(1, 16, 3, 30, 32))
+    with pytest.raises(ValueError, match="reads no stream 'gaze'"):
+        encoder.encode(gaze=[{}])
+    with pytest.raises(ValueError, match="different numbers of clips"):
+        encoder.encode(video=torch.zeros(2, 16, 3, 32, 32), audio=torch.zeros(1, 16000))
+
+
+def test_encode_puts_video_first_in_order_and_fills_up_shorter_clips(encoder):
+    clip = make_clip()
+    view = clip.views["cam0"]
+    faces = [view.face, {name: rows[: 16 if name == "times" else 32] for name, rows in view.face.items()}]
+    out = encoder.encode(video=torch.randn(2, 32, 3, 32, 32, dtype=torch.float64), face=faces)
+    assert out.tokens.shape == (2, 64 + 2 * 8, 48)
+    assert out.modality[1].tolist() == [0] * 64 + [2] * 8 + [-1] * 8
+    assert torch.equal(out.time[0, :64], torch.arange(16).repeat_interleave(4) * 0.25 + 0.125)
+
+
+def test_other_picture_shapes_keep_places(encoder):
+    """A place's code on another grid is nearest to the same place's on the base grid."""
+    from pretrain.tokens import position_table
+
+    base, grid, dim = (8, 14, 14), (8, 14, 25), 384
+    coarse, fine = position_table(base, base, dim), position_table(base, grid, dim)
+    cell = torch.cdist(fine, coarse).argmin(1)
+    t, y, x = torch.meshgrid(*[torch.arange(n) for n in grid], indexing="ij")
+    expected = torch.stack([t, y, (x + 0.5) * 14 / 25 - 0.5], -1).view(-1, 3)
+    found = torch.stack([cell // 196, cell // 14 % 14, cell % 14], -1)
+    assert (found - expected).abs().max() < 1
+
+
+def test_numbers_stay_finite_on_silence_and_constant_pictures(encoder):
+    clip = make_clip()
+    view = clip.views["cam0"]
+    view.frames[:] = 0
+    view.audio[:] = 0
+    assert torch.isfinite(open_gates(encoder).encode_clips([clip]).tokens).all()
+    model = MaskedAutoencoder(tiny_model(), tiny_mask())
+    model.fit_statistics([clip])
+    losses = model(model.collate([clip], [0]))
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

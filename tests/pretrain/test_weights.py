@@ -1,0 +1,167 @@
+"""Same function as the published VideoMAE, every parameter redrawn (default biases are zero and would hide mistakes)."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEModel
+
+from configs import UserError
+from pretrain.config import MaskConfig, ModelConfig
+from pretrain.objective import MaskedAutoencoder
+from pretrain.release import load_encoder
+from pretrain.weights import initialise, renamed
+
+SIZES = {
+    "tiny": {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 96,
+        "image_size": 32,
+    },
+    "wider": {
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 320,
+        "image_size": [48, 64],
+    },
+}
+
+
+def redraw(model: torch.nn.Module) -> None:
+    """Every parameter drawn anew at the scale of trained ones, norms and biases included."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        parameter.data = (centre + scale * noise).to(parameter.dtype)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", [VideoMAEModel, VideoMAEForPreTraining])
+@pytest.mark.parametrize("mean_pooling", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tokens_equal_last_hidden_state(size, kind, mean_pooling, dtype, tmp_path):
+    config = VideoMAEConfig(
+        **SIZES[size], use_mean_pooling=mean_pooling, layer_norm_eps=1e-3 if mean_pooling else 1e-12
+    )
+    if kind is VideoMAEForPreTraining:
+        config.decoder_hidden_size, config.decoder_num_attention_heads, config.decoder_num_hidden_layers = 48, 3, 1
+    published = kind(config).eval()
+    redraw(published)
+    published.save_pretrained(tmp_path)
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    frames = torch.randn(2, 16, 3, height, width, dtype=dtype)
+    body = getattr(published, "videomae", published).to(dtype)
+    with torch.no_grad():
+        theirs = body(frames).last_hidden_state
+        ours = load_encoder(tmp_path).to(dtype).encode(video=frames).tokens
+    assert ours.shape == theirs.shape
+    difference = (ours - theirs).abs().max() / theirs.abs().max()
+    assert difference <= (1e-5 if dtype == torch.float32 else 1e-9)
+
+
+def test_live_names_of_biases_are_read_too(tmp_path):
+    model = VideoMAEModel(VideoMAEConfig(**SIZES["tiny"]))
+    redraw(model)
+    model.save_pretrained(tmp_path)
+    saved, live = renamed(load_file(tmp_path / "model.safetensors")), renamed(model.state_dict())
+    assert saved.keys() == live.keys()
+    assert all(torch.equal(saved[name], live[name]) for name in saved)
+    assert any("q_bias" in name for name in load_file(tmp_path / "model.safetensors"))
+    assert not any("q_bias" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masked_loss_equals_the_published_one(dtype):
+    """Same mask, same decoder weights: the sum over targets divided by their count is VideoMAE's loss."""
+    size = SIZES["tiny"]
+    config = VideoMAEConfig(
+        **size, use_mean_pooling=False, decoder_hidden_size=24, decoder_num_attention_heads=3,
+        decoder_num_hidden_layers=2, decoder_intermediate_size=96,
+    )  # fmt: skip
+    published = VideoMAEForPreTraining(config)
+    redraw(published)
+    published = published.to(dtype).eval()
+    model = ModelConfig(
+        dim=48, layers=2, heads=3, mlp_dim=96, image_height=32, image_width=32, decoder_dim=24, decoder_layers=2,
+        decoder_heads=3, layer_norm_eps=config.layer_norm_eps, streams={},
+    )  # fmt: skip
+    ours = MaskedAutoencoder(model, MaskConfig(video=0.75)).to(dtype).eval()
+    weights = {f"encoder.{name}": value for name, value in renamed(published.state_dict()).items()}
+    decoder = {
+        name.replace("decoder.decoder_layers.", "encoder.layer."): value
+        for name, value in published.state_dict().items()
+        if name.startswith("decoder.decoder_layers.")
+    }
+    weights |= {f"decoder.{name}": value for name, value in renamed(decoder).items()}
+    weights |= {
+        "decoder.from_encoder.weight": published.encoder_to_decoder.weight,
+        "decoder.mask_tokens.video": published.mask_token.flatten(),
+        "decoder.trunk.norm.weight": published.decoder.norm.weight,
+        "decoder.trunk.norm.bias": published.decoder.norm.bias,
+        "decoder.heads.video.weight": published.decoder.head.weight,
+        "decoder.heads.video.bias": published.decoder.head.bias,
+    }
+    unused = ours.load_state_dict(weights, strict=False)
+    assert not unused.unexpected_keys
+    assert all(".reading." in name for name in unused.missing_keys)
+
+    frames = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    from pretrain.clips import Clip, View
+
+    clip = Clip("a", "a", 0.0, 1.28, [], {"main": View(frames=frames.numpy(), frame_rate=12.5)}, {}, {})
+    batch = ours.collate([clip], [7])
+    hidden = torch.zeros(1, 8 * 2 * 2, dtype=torch.bool)
+    hidden[0, batch.queries["video"]] = True
+    from pretrain.tokens import IMAGE_MEAN, IMAGE_STD
+
+    pixels = frames.permute(0, 3, 1, 2).to(dtype) / 255 - torch.tensor(IMAGE_MEAN, dtype=dtype)[:, None, None]
+    pixels = pixels / torch.tensor(IMAGE_STD, dtype=dtype)[:, None, None]
+    with torch.no_grad():
+        theirs = published(pixels[None], bool_masked_pos=hidden).loss
+        mine = ours(batch)["video"] / batch.counts["video"]
+    assert abs(mine - theirs) / theirs < 2e-6
+
+
+def test_a_misfit_is_named(tmp_path):
+    model = VideoMAEModel(VideoMAEConfig(**SIZES["tiny"], use_mean_pooling=False))
+    model.save_pretrained(tmp_path)
+    ours = MaskedAutoencoder(
+        ModelConfig(
+            dim=48, layers=3, heads=3, mlp_dim=96, image_height=32, image_width=32, decoder_dim=24, layer_norm_eps=1e-12
+        ),
+        MaskConfig(),
+    )
+    with pytest.raises(UserError, match=r"model\.layers is 3 here and 2 there"):
+        initialise(ours, tmp_path)
+
+
+def test_initialise_fills_the_trunk_and_leaves_the_rest(tmp_path):
+    published = VideoMAEModel(VideoMAEConfig(**SIZES["tiny"], use_mean_pooling=False))
+    redraw(published)
+    published.save_pretrained(tmp_path)
+    ours = MaskedAutoencoder(
+        ModelConfig(
+            dim=48, layers=2, heads=3, mlp_dim=96, image_height=32, image_width=32, decoder_dim=24, layer_norm_eps=1e-12
+        ),
+        MaskConfig(),
+    )
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    initialise(ours, tmp_path)
+    changed = {name for name, value in ours.state_dict().items() if not torch.equal(value, before[name])}
+    trunk = {n for n in before if n.startswith(("encoder.trunk.", "encoder.video.")) and ".reading." not in n}
+    assert changed == trunk
+
+
+def test_a_foreign_parameter_stops(tmp_path):
+    VideoMAEModel(VideoMAEConfig(**SIZES["tiny"])).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({**weights, "encoder.layer.0.lora": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="lora"):
+        load_encoder(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "videomae"
