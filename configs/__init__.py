@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import itertools
 import json
 import platform
 import re
@@ -31,7 +32,8 @@ class UserError(Exception):
 class Command:
     """One subcommand of a stage.
 
-    ``run`` is called with an instance of ``config`` and returns the exit code (None = 0); as "module:function" it is imported then.
+    ``run`` is called with an instance of ``config`` and returns the exit code (None = 0); "module:function" is imported
+    only then.
     ``positional`` names the fields that are given without ``--``.
     """
 
@@ -139,10 +141,15 @@ def _explain(message: str, config: type, argv: Sequence[str]) -> str:
     if found := re.search(r"(?:Group '([\w.]+)' does not accept|Key|option|nested key) '([\w.]+)'", line):
         unknown.append(".".join(part for part in found.groups() if part))
     for key in unknown:
-        near += difflib.get_close_matches(key, names, 1, cutoff=0.4) or [
-            n for n in names if n.split(".")[-1] in difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1]], 1)
-        ][:1]
-    recipe = next((b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"), None)
+        near += (
+            difflib.get_close_matches(key, names, 1, cutoff=0.4)
+            or [
+                n
+                for n in names
+                if n.split(".")[-1] in difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1]], 1)
+            ][:1]
+        )
+    recipe = next((b for a, b in itertools.pairwise(argv) if a == "--config"), None)
     where = f" (recipe: {recipe})" if recipe and recipe not in line else ""
     return line + where + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else "")
 
@@ -187,7 +194,18 @@ def write_run_record(folder: Path, config: Any, seed: int | None = None) -> None
     import yaml
 
     packages = {}
-    for package in ("kinesic", "torch", "torchaudio", "deepspeed", "xformers", "webdataset", "decord2", "av", "mediapipe", "numpy"):
+    for package in (
+        "kinesic",
+        "torch",
+        "torchaudio",
+        "deepspeed",
+        "xformers",
+        "webdataset",
+        "decord2",
+        "av",
+        "mediapipe",
+        "numpy",
+    ):
         try:
             packages[package] = version(package)
         except PackageNotFoundError:
