@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import itertools
 import json
 import platform
 import re
@@ -19,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 HOME = Path(__file__).parent
 
@@ -41,33 +40,34 @@ class Command:
     config: type
     run: str | Callable[[Any], int | None]
     positional: tuple[str, ...] = ()
+    recipe_option: str = "--config"
 
 
-def find_recipe(stage: str, name: str) -> Path:
+def find_recipe(stage: str, name: str, option: str = "--config") -> Path:
     """The YAML file of a recipe: a path as it is, else ``configs/<stage>/<name>.yaml``. Raises UserError."""
     if Path(name).suffix in {".yaml", ".yml"}:
         if Path(name).is_file():
             return Path(name)
-        raise UserError(f"--config {name}: no such file")
+        raise UserError(f"{option} {name}: no such file")
     path = HOME / stage / f"{name}.yaml"
     if path.is_file():
         return path
     known = sorted(file.stem for file in (HOME / stage).glob("*.yaml"))
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
-    raise UserError(f"--config {name}: no recipe of that name for {stage}; {hint}")
+    raise UserError(f"{option} {name}: no recipe of that name for {stage}; {hint}")
 
 
-def field_names(config: type, prefix: str = "") -> list[str]:
-    """The dotted names of all settings of a dataclass, nested ones included."""
+def field_types(config: type, prefix: str = "") -> dict[str, Any]:
+    """The dotted names of all settings of a dataclass and their types, nested ones included."""
     hints = get_type_hints(config)
-    names = []
+    types: dict[str, Any] = {}
     for field in fields(config):
-        names.append(prefix + field.name)
+        types[prefix + field.name] = hints[field.name]
         for part in (hints[field.name], *get_args(hints[field.name])):
             if is_dataclass(part):
-                names += field_names(part, f"{prefix}{field.name}.")
-    return names
+                types |= field_types(cast(type, part), f"{prefix}{field.name}.")
+    return types
 
 
 def _parser(stage: str, name: str, command: Command) -> Any:
@@ -79,9 +79,12 @@ def _parser(stage: str, name: str, command: Command) -> Any:
         prog=f"kinesic {stage} {name}",
         description=command.help,
         exit_on_error=False,
+        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--config", action="config", help=f"recipe: a name out of configs/{stage}, or a YAML file")
+    parser.add_argument(
+        command.recipe_option, action="config", help=f"recipe: a name out of configs/{stage}, or a YAML file"
+    )
     hints = get_type_hints(command.config)
     docs = _attribute_docstrings(command.config)
     for positional in command.positional:
@@ -98,59 +101,59 @@ def _attribute_docstrings(config: type) -> dict[str, str]:
 
 def _with_bare_flags(argv: Sequence[str], config: type) -> list[str]:
     """``--dry_run`` alone means ``--dry_run true``: jsonargparse wants the value."""
-    flags = {f"--{f.name}" for f in fields(config) if get_type_hints(config)[f.name] is bool}
+    flags = {f"--{name}" for name, kind in field_types(config).items() if kind is bool}
     out: list[str] = []
     for here, following in zip(argv, [*argv[1:], "--"], strict=True):
         out.append(here)
-        if here in flags and (following.startswith("--") or following.lower() not in {"true", "false"}):
+        if here in flags and following.lower() not in {"true", "false"}:
             out.append("true")
     return out
 
 
-def _with_recipe_path(argv: Sequence[str], stage: str) -> list[str]:
-    """Replaces the NAME of ``--config NAME`` by the recipe's path."""
-    out: list[str] = []
-    for arg in argv:
-        if out and out[-1] == "--config":
-            arg = str(find_recipe(stage, arg))
-        elif arg.startswith("--config="):
-            arg = f"--config={find_recipe(stage, arg.removeprefix('--config='))}"
-        out.append(arg)
-    return out
+def _recipes_first(argv: Sequence[str], stage: str, option: str) -> tuple[list[str], list[Path]]:
+    """``--config NAME`` with the recipe's path and before all else, so that what is typed wins wherever it stands."""
+    recipes: list[Path] = []
+    rest: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == option or argument.startswith(f"{option}="):
+            name = argument.removeprefix(option).removeprefix("=") or next(arguments, "")
+            if not name or name.startswith("--"):
+                raise UserError(f"{option}: the recipe's name is missing")
+            recipes.append(find_recipe(stage, name, option))
+        else:
+            rest.append(argument)
+    return [*(f"{option}={recipe}" for recipe in recipes), *rest], recipes
 
 
 def parse(stage: str, name: str, command: Command, argv: Sequence[str]) -> Any:
-    """The typed config of a command line. Raises UserError with one line that names the key and the nearest valid one."""
+    """The typed config of a command line. Raises UserError: one line that names the key and the nearest valid one."""
     parser = _parser(stage, name, command)
-    argv = _with_bare_flags(_with_recipe_path(argv, stage), command.config)
+    argv, recipes = _recipes_first(argv, stage, command.recipe_option)
+    argv = _with_bare_flags(argv, command.config)
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
-        return command.config(**{k: v for k, v in vars(namespace).items() if k != "config"})
+        return command.config(**{field.name: getattr(namespace, field.name) for field in fields(command.config)})
     except argparse.ArgumentError as error:
-        raise UserError(_explain(str(error), command.config, argv)) from None
+        raise UserError(_explain(str(error), command.config, argv, recipes)) from None
     except (TypeError, ValueError) as error:  # an impossible pair of settings, from a dataclass's __post_init__
         raise UserError(str(error)) from None
 
 
-def _explain(message: str, config: type, argv: Sequence[str]) -> str:
-    """One line: what is wrong, in which file, and the nearest valid key."""
+def _explain(message: str, config: type, argv: Sequence[str], recipes: Sequence[Path]) -> str:
+    """One line out of jsonargparse's message: what is wrong, in which file if not as typed, and the nearest valid key."""
     line = " ".join(message.split())
-    names = field_names(config)
-    near: list[str] = []
-    unknown = re.findall(r"--([\w.]+)", line) if "unrecognized" in line.lower() else []
-    if found := re.search(r"(?:Group '([\w.]+)' does not accept|Key|option|nested key) '([\w.]+)'", line):
-        unknown.append(".".join(part for part in found.groups() if part))
-    for key in unknown:
-        near += (
-            difflib.get_close_matches(key, names, 1, cutoff=0.4)
-            or [
-                n
-                for n in names
-                if n.split(".")[-1] in difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1]], 1)
-            ][:1]
-        )
-    recipe = next((b for a, b in itertools.pairwise(argv) if a == "--config"), None)
-    where = f" (recipe: {recipe})" if recipe and recipe not in line else ""
+    names = list(field_types(config))
+    if wrong := re.fullmatch(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)', line):
+        key, kind, value = wrong.groups()
+        kind = re.sub(r"<class '([\w.]+)'>", r"\1", kind).replace("typing.Literal", "one of ").replace("typing.", "")
+        line = f"{key}: expected {kind}, got {value}"
+    unknown = re.findall(r"--([\w.-]+)", line) if line.startswith("unrecognized arguments") else []
+    if found := re.search(r"(?:Group '([\w.]+)' does not accept o|O)ption '([\w.]+)'", line):
+        unknown = [".".join(part for part in found.groups() if part)]
+    near = [match for key in unknown for match in difflib.get_close_matches(key.replace("-", "_"), names, 1)]
+    typed = ("unrecognized arguments", "argument ", "the following", *(f"{a.split('=')[0][2:]}:" for a in argv))
+    where = "" if line.startswith(typed) or not recipes else f" (in {', '.join(map(str, recipes))})"
     return line + where + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else "")
 
 
