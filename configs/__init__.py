@@ -103,7 +103,7 @@ def _with_bare_flags(argv: Sequence[str], config: type) -> list[str]:
     """``--dry_run`` alone means ``--dry_run true``: jsonargparse wants the value."""
     flags = {f"--{name}" for name, kind in field_types(config).items() if kind is bool}
     out: list[str] = []
-    for here, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for here, following in zip(argv, [*argv[1:], ""], strict=False):
         out.append(here)
         if here in flags and following.lower() not in {"true", "false"}:
             out.append("true")

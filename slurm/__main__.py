@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import get_type_hints
 
 import configs
 from slurm.config import ClusterConfig
 
 COMMAND = {"data_prep": "build", "pretrain": "run", "finetune": "run"}  # what a stage's name alone means
+RECIPE = "--cluster_config"  # --config is the stage's
 
 USAGE = """usage: kinesic slurm STAGE [cluster settings] [the stage's own arguments]
 
@@ -25,9 +24,8 @@ What is not a cluster setting goes to the stage unchanged; so does everything af
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(cluster settings, the stage's arguments) of what follows STAGE; --cluster_config NAME is our --config NAME."""
-    hints = get_type_hints(ClusterConfig)
-    ours = {f"--{field.name}": hints[field.name] for field in fields(ClusterConfig)} | {"--cluster_config": str}
+    """(cluster settings, the stage's arguments) of what follows STAGE."""
+    ours = {f"--{name}": kind for name, kind in configs.field_types(ClusterConfig).items()} | {RECIPE: str}
     cluster: list[str] = []
     stage: list[str] = []
     rest = list(argv)
@@ -39,7 +37,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if name not in ours:
             stage.append(argument)
             continue
-        cluster.append(argument.replace("--cluster_config", "--config", 1))
+        cluster.append(argument)
         bare = ours[name] is bool and not (rest and rest[0].lower() in {"true", "false"})
         if "=" not in argument and not bare and rest:
             cluster.append(rest.pop(0))
@@ -71,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return submit(config, stage_command(stage, arguments))
 
     help_text = f"kinesic {stage} {COMMAND[stage]} as a job; what is not listed here goes to it unchanged"
-    return configs.main("slurm", {stage: configs.Command(help_text, ClusterConfig, run)}, [stage, *cluster])
+    command = configs.Command(help_text, ClusterConfig, run, recipe_option=RECIPE)
+    return configs.main("slurm", {stage: command}, [stage, *cluster])
 
 
 if __name__ == "__main__":

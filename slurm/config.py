@@ -12,37 +12,37 @@ class ClusterConfig:
     """Where and how a stage runs on a cluster."""
 
     cluster: Literal["slurm", "local"] = "slurm"
-    """slurm: queue the job with sbatch; local: run it on this machine in the background, nodes and all."""
+    """slurm: queue the job with sbatch; local: run it on this machine in the background, nodes and all"""
     nodes: int = 1
-    """How many machines."""
+    """how many machines"""
     processes_per_node: int = 1
-    """How many processes on each machine: one a GPU."""
+    """how many processes on each machine: one a GPU"""
     cpus_per_task: int = 1
-    """CPU cores for each process."""
+    """CPU cores for each process"""
     gpus_per_node: int = 0
-    """GPUs on each machine."""
+    """GPUs on each machine"""
     mem_gb: float | None = None
-    """Memory on each machine in GB; unset = the cluster's default."""
+    """memory on each machine in GB; unset = the cluster's default"""
     time: int = 60
-    """Minutes until the cluster ends the job. A stage that is not done by then is queued again and goes on."""
+    """minutes until the cluster ends the job. A stage that is not done by then is queued again and goes on"""
     warn_seconds: int = 120
-    """How long before its end the stage is told to write a checkpoint."""
+    """how long before its end the stage is told to write a checkpoint"""
     partition: str | None = None
-    """The cluster's queue; unset = its default."""
+    """the cluster's queue; unset = its default"""
     account: str | None = None
-    """Who pays for the job."""
+    """who pays for the job"""
     network_interface: str | None = None
-    """Over which interface the processes talk, for instance ib0; unset = they find out."""
+    """over which interface the processes talk, for instance ib0; unset = they find out"""
     setup: list[str] = field(default_factory=list)
-    """Shell lines to run on each machine first, for instance ["module load cuda/13"]."""
+    """shell lines to run on each machine first, for instance ["module load cuda/13"]"""
     array: int = 1
-    """How many jobs: {array} in the stage's arguments becomes 0, 1, ... (--array 3 --seed {array} --out run{array})."""
+    """how many jobs: {array} in the stage's arguments becomes 0, 1, ... (--array 3 --seed {array} --out run{array})"""
     logs: Path = Path("slurm_logs")
-    """Folder for the job's script and the logs of every process; all machines must see it."""
+    """folder for the job's script and the logs of every process; all machines must see it"""
     wait: bool = False
-    """Stay until the job is done, and end with an error if it failed."""
+    """stay until the job is done, and end with an error if it failed"""
     dry_run: bool = False
-    """Print the script and the command, queue nothing."""
+    """print the script and the command, queue nothing"""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "processes_per_node", "cpus_per_task", "time", "array"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ from submitit.core.core import Executor, Job
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
-from configs import UserError
+from configs import UserError, field_types
 from slurm.config import ClusterConfig
 from slurm.task import Task
 
@@ -55,7 +57,10 @@ def check_arguments(task: Task) -> None:
     """Lets the stage read its settings now: a misspelt one must not come out hours later, on a node. Raises UserError."""
     run = subprocess.run([*task.command, "--print_config"], cwd=task.folder, capture_output=True, text=True)
     if run.returncode:
-        raise UserError((run.stderr.strip() or run.stdout.strip()).splitlines()[-1])
+        error = (run.stderr.strip() or run.stdout.strip()).splitlines()[-1]
+        unknown = re.search(r"unrecognized arguments: --(\w+)", error)
+        ours = difflib.get_close_matches(unknown[1], field_types(ClusterConfig), 1, 0.75) if unknown else []
+        raise UserError(error + "".join(f"; or the cluster setting {name}?" for name in ours))
 
 
 def slurm_parameters(config: ClusterConfig) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Task:
     folder: Path
     network_interface: str | None = None
     grace_seconds: float = 90
-    """How long the command may go on after SIGUSR2; then it is killed, and the job is queued again all the same."""
+    """how long the command may go on after SIGUSR2; then it is killed, and the job is queued again all the same"""
 
     def __call__(self) -> int:
         job = JobEnvironment()
