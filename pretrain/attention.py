@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,38 +19,80 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 
-class Blocks:
-    """Lengths of the blocks of a packed sequence, and the blocks of equal shape gathered once for all layers.
+class Rows:
+    """Row numbers; consecutive ones are taken as a view, for gathering is what packed attention costs on a CPU."""
 
-    query_lengths, key_lengths: tokens of each block, int [block]; queries and keys of block b are consecutive.
+    def __init__(self, numbers: np.ndarray):
+        self.index = torch.from_numpy(numbers)
+        self.consecutive = len(numbers) > 0 and bool((np.diff(numbers) == 1).all())
+        self.start = int(numbers[0]) if self.consecutive else 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> Rows:
+        self.index = self.index.to(device)
+        return self
+
+    def of(self, x: Tensor) -> Tensor:
+        """x [row, ...] -> the rows of these numbers."""
+        if self.consecutive:
+            return x[self.start : self.start + len(self)]
+        return x.index_select(0, self.index)
+
+    def put(self, x: Tensor, total: int) -> Tensor:
+        """x [number, ...] -> [total, ...] with x at these rows and zero elsewhere."""
+        if self.consecutive and len(self) == total:
+            return x
+        return x.new_zeros(total, *x.shape[1:]).index_copy(0, self.index, x)
+
+
+@dataclass
+class Group:
+    """Blocks of one shape: how many, and the rows of their queries and keys, one block after the other."""
+
+    blocks: int
+    query: Rows
+    key: Rows
+
+
+class Blocks:
+    """Which rows attend to which: query block b (query_lengths [block]) reads key block b (key_lengths [block]).
+
+    query_rows, key_rows: the rows of the query and key tensors that the blocks hold, one block after the other; None where
+    they are all rows, in order. Blocks of equal shape are grouped once, for all layers.
     """
 
-    def __init__(self, query_lengths: np.ndarray, key_lengths: np.ndarray | None = None):
+    def __init__(
+        self,
+        query_lengths: np.ndarray,
+        key_lengths: np.ndarray | None = None,
+        query_rows: np.ndarray | None = None,
+        key_rows: np.ndarray | None = None,
+    ):
         key_lengths = query_lengths if key_lengths is None else key_lengths
-        self.query_lengths = query_lengths
-        self.key_lengths = key_lengths
-        self.groups: list[tuple[Tensor, Tensor]] = []  # per shape: (query [block, length], key [block, length])
-        query_starts = np.cumsum(query_lengths) - query_lengths
-        key_starts = np.cumsum(key_lengths) - key_lengths
+        query_rows = np.arange(query_lengths.sum()) if query_rows is None else query_rows
+        key_rows = np.arange(key_lengths.sum()) if key_rows is None else key_rows
+        self.query_lengths, self.key_lengths = query_lengths, key_lengths
+        self.query, self.key = Rows(query_rows), Rows(key_rows)
+        query_starts, key_starts = np.cumsum(query_lengths) - query_lengths, np.cumsum(key_lengths) - key_lengths
         shapes, which = np.unique(np.stack([query_lengths, key_lengths], 1), axis=0, return_inverse=True)
-        for number, (queries, keys) in enumerate(shapes):
-            members = np.flatnonzero(which.ravel() == number)
-            self.groups.append(
-                (
-                    torch.from_numpy(query_starts[members][:, None] + np.arange(queries)),
-                    torch.from_numpy(key_starts[members][:, None] + np.arange(keys)),
-                )
-            )
-        self.order = torch.empty(0, dtype=torch.long)  # undoes the grouping of the queries
-        if self.groups:
-            self.order = torch.argsort(torch.cat([query.flatten() for query, _ in self.groups]))
+        members = sorted((np.flatnonzero(which.ravel() == number) for number in range(len(shapes))), key=lambda m: m[0])
+        self.groups = []
+        for blocks in members:
+            query = query_rows[query_starts[blocks][:, None] + np.arange(query_lengths[blocks[0]])]
+            key = key_rows[key_starts[blocks][:, None] + np.arange(key_lengths[blocks[0]])]
+            self.groups.append(Group(len(blocks), Rows(query.ravel()), Rows(key.ravel())))
+        self.grouped = Rows(np.concatenate([group.query.index.numpy() for group in self.groups] or [query_rows]))
         self._mask: Any = None
 
     def to(self, device: torch.device | str) -> Blocks:
-        if torch.device(device).type == "cuda":  # the kernel there needs the lengths alone
-            return self
-        self.groups = [(query.to(device), key.to(device)) for query, key in self.groups]
-        self.order = self.order.to(device)
+        if torch.device(device).type == "cuda":
+            self.query.to(device), self.key.to(device)
+        else:
+            self.grouped.to(device)
+            for group in self.groups:
+                group.query.to(device), group.key.to(device)
         return self
 
     @property
@@ -71,27 +114,20 @@ def _xformers() -> Any:
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks) -> Tensor:
-    """Softmax attention within each block, scaled by 1 / sqrt(head_dim).
+    """Softmax attention within each block, scaled by 1 / sqrt(head_dim); zero for queries that stand in no block.
 
     query [query, heads, head_dim], key and value [key, heads, head_dim] -> [query, heads, head_dim].
     """
     if query.is_cuda:
-        fmha = _xformers()
-        return fmha.memory_efficient_attention(query[None], key[None], value[None], attn_bias=blocks.mask)[0]
+        packed = [rows.of(x)[None] for rows, x in ((blocks.query, query), (blocks.key, key), (blocks.key, value))]
+        out = _xformers().memory_efficient_attention(*packed, attn_bias=blocks.mask)[0]
+        return blocks.query.put(out, len(query))
     outputs = []
-    for query_index, key_index in blocks.groups:
-        out = scaled_dot_product_attention(
-            _stacked(query, query_index), _stacked(key, key_index), _stacked(value, key_index)
+    for group in blocks.groups:
+        q, k, v = (
+            rearrange(rows.of(x), "(block token) heads dim -> block heads token dim", block=group.blocks)
+            for rows, x in ((group.query, query), (group.key, key), (group.key, value))
         )
-        outputs.append(rearrange(out, "block heads token head_dim -> (block token) heads head_dim"))
-    if len(outputs) == 1:
-        return outputs[0]  # one shape: the blocks stand in their own order
-    return torch.cat(outputs).index_select(0, blocks.order)
-
-
-def _stacked(packed: Tensor, index: Tensor) -> Tensor:
-    """packed [token, heads, head_dim] at index [block, length] -> [block, heads, length, head_dim]."""
-    blocks, length = index.shape
-    in_order = len(packed) == blocks * length  # every token: no copy
-    rows = packed if in_order else packed.index_select(0, index.flatten())
-    return rearrange(rows, "(block token) heads head_dim -> block heads token head_dim", block=blocks)
+        out = scaled_dot_product_attention(q, k, v)
+        outputs.append(rearrange(out, "block heads token dim -> (block token) heads dim"))
+    return blocks.grouped.put(outputs[0] if len(outputs) == 1 else torch.cat(outputs), len(query))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.attention import Blocks
+from pretrain.attention import Blocks, Rows
 from pretrain.config import ModelConfig
 from pretrain.tokens import SCENE, Tokens
 
@@ -31,43 +31,35 @@ def relation(reader: int, read: int) -> str:
 
 
 @dataclass
-class Source:
-    """One source of the gated branch: which tokens read (query [query]) and what (key [key], rows of the pooled tokens)."""
-
-    query: Tensor
-    key: Tensor
-    blocks: Blocks
-
-
-@dataclass
 class Layout:
     """The plan of one packed batch, the same for every layer.
 
-    own: the blocks. pool [token]: the pooled row of each token that can be read, -1 for the others; pool_size [pooled]: how
-    many tokens it averages. query_time [token], key_time [pooled]: seconds. sources: by "<modality>_<relation>".
+    own: the blocks. readable [readable]: the tokens that others may read; pool [readable]: the pooled row that each of them
+    adds to; pool_size [pooled]: how many do. query_time [token], key_time [pooled]: seconds. sources: which tokens read which
+    pooled rows, by "<modality>_<relation>".
     """
 
     own: Blocks
-    readable: Tensor
+    readable: Rows
     pool: Tensor
     pool_size: Tensor
     query_time: Tensor
     key_time: Tensor
-    sources: dict[str, Source]
+    sources: dict[str, Blocks]
 
     def to(self, device: torch.device | str) -> Layout:
         self.own.to(device)
-        for name in ("readable", "pool", "pool_size", "query_time", "key_time"):
+        self.readable.to(device)
+        for name in ("pool", "pool_size", "query_time", "key_time"):
             setattr(self, name, getattr(self, name).to(device))
         for source in self.sources.values():
-            source.query, source.key = source.query.to(device), source.key.to(device)
-            source.blocks.to(device)
+            source.to(device)
         return self
 
     def pooled(self, x: Tensor) -> Tensor:
         """Means over time: x [token, dim] -> [pooled, dim]."""
         sums = torch.zeros(len(self.pool_size), x.shape[-1], dtype=x.dtype, device=x.device)
-        sums = sums.index_add(0, self.pool, x.index_select(0, self.readable))
+        sums = sums.index_add(0, self.pool, self.readable.of(x))
         return sums / self.pool_size[:, None].to(x.dtype)
 
 
@@ -127,7 +119,7 @@ def plan(tokens: dict[str, Tokens], config: ModelConfig, readable: dict[str, np.
     )
     return Layout(
         own=Blocks(length),
-        readable=torch.from_numpy(np.flatnonzero(can_read)),
+        readable=Rows(np.flatnonzero(can_read)),
         pool=torch.from_numpy(pool),
         pool_size=torch.from_numpy(size).float(),
         query_time=torch.from_numpy(column["time"]).float(),
@@ -140,7 +132,7 @@ def _edges(block: np.ndarray) -> np.ndarray:
     return np.concatenate([[True], block[1:] != block[:-1]])
 
 
-def _sources(table: _BlockTable, names: Sequence[str], reach: int) -> dict[str, Source]:
+def _sources(table: _BlockTable, names: Sequence[str], reach: int) -> dict[str, Blocks]:
     """For every source, the blocks that read and the pooled rows that each of them reads."""
     at: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, place in enumerate(zip(table.clip.tolist(), table.chunk.tolist(), strict=True)):
@@ -159,15 +151,16 @@ def _sources(table: _BlockTable, names: Sequence[str], reach: int) -> dict[str, 
     return {name: _source(table, sorted(readings[name])) for name in sorted(readings)}
 
 
-def _source(table: _BlockTable, readings: list[tuple[int, list[int]]]) -> Source:
+def _source(table: _BlockTable, readings: list[tuple[int, list[int]]]) -> Blocks:
     readers = np.array([reader for reader, _ in readings])
     others = np.array([block for _, blocks in readings for block in blocks])
     per_reader = np.repeat(np.arange(len(readings)), [len(blocks) for _, blocks in readings])
     key_lengths = np.bincount(per_reader, table.pooled_length[others], minlength=len(readings)).astype(np.int64)
-    return Source(
-        query=torch.from_numpy(_ranges(table.start[readers], table.length[readers])),
-        key=torch.from_numpy(_ranges(table.pooled_start[others], table.pooled_length[others])),
-        blocks=Blocks(table.length[readers], key_lengths),
+    return Blocks(
+        table.length[readers],
+        key_lengths,
+        query_rows=_ranges(table.start[readers], table.length[readers]),
+        key_rows=_ranges(table.pooled_start[others], table.pooled_length[others]),
     )
 
 

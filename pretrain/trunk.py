@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -61,14 +62,12 @@ def with_prompt(
     key: Tensor, value: Tensor, prompt_key: Tensor, prompt_value: Tensor, blocks: Blocks
 ) -> tuple[Tensor, Tensor, Blocks]:
     """Puts the prompts' keys and values [prompts, heads, head_dim] before those of every block."""
-    prompts, tokens = len(prompt_key), len(key)
     index, start = [], 0
-    for length in blocks.key_lengths.tolist():
-        index += [torch.arange(tokens, tokens + prompts), torch.arange(start, start + length)]
+    for length in blocks.key_lengths.tolist():  # the prompts' rows, then the block's own
+        index += [np.arange(len(prompt_key)), np.arange(start, start + length) + len(prompt_key)]
         start += length
-    rows = torch.cat(index).to(key.device)
-    longer = Blocks(blocks.query_lengths, blocks.key_lengths + prompts).to(key.device)
-    return torch.cat([key, prompt_key])[rows], torch.cat([value, prompt_value])[rows], longer
+    longer = Blocks(blocks.query_lengths, blocks.key_lengths + len(prompt_key), key_rows=np.concatenate(index))
+    return torch.cat([prompt_key, key]), torch.cat([prompt_value, value]), longer.to(key.device)
 
 
 class GatedReading(nn.Module):
@@ -91,14 +90,14 @@ class GatedReading(nn.Module):
             return None
         query = rearrange(self.query(x), "token (head dim) -> token head dim", head=self.heads)
         query = rotate(query, layout.query_time)
-        key, value = rearrange(
-            self.key_value(layout.pooled(x)), "token (two head dim) -> two token head dim", two=2, head=self.heads
+        key, value = (
+            rearrange(half.contiguous(), "token (head dim) -> token head dim", head=self.heads)  # gathered below
+            for half in self.key_value(layout.pooled(x)).chunk(2, -1)
         )
         key = rotate(key, layout.key_time)
         out = torch.zeros_like(query)
         for name, source in layout.sources.items():
-            read = packed_attention(query[source.query], key[source.key], value[source.key], source.blocks)
-            out = out.index_add(0, source.query, (read * self.gates[name][:, None]).to(out.dtype))
+            out = out + packed_attention(query, key, value, source) * self.gates[name][:, None]
         return self.proj(rearrange(out, "token head dim -> token (head dim)"))
 
 
