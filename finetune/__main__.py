@@ -1,0 +1,24 @@
+"""``kinesic finetune COMMAND``: a release and labels in, small weights, predictions and features out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import configs
+from configs import Command
+from finetune.config import ExtractConfig, RunConfig
+
+COMMANDS = {
+    "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),
+    "extract": Command("videos -> features with time stamps", ExtractConfig, "finetune.extract:extract", ("video",)),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    return configs.main("finetune", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The settings of finetune's commands, as plain dataclasses.
+
+Nothing heavy is imported here: ``kinesic finetune run --help`` reads this file and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass
+class AdapterConfig:
+    """A bottleneck beside the MLP of every block (AdaptFormer, arXiv 2205.13535)."""
+
+    width: int | None = None
+    """hidden width; empty = a twelfth of the encoder's width (64 at ViT-B), about 1.4 per cent of the backbone"""
+    scale: float = 0.1
+    """factor on what the adapter adds, as in the paper"""
+
+
+@dataclass
+class PromptConfig:
+    """Learned tokens that every block reads beside its own (VPT-deep, arXiv 2203.12119)."""
+
+    count: int = 20
+    """prompts a block; 50 are about 0.5 per cent of ViT-B"""
+
+
+@dataclass
+class TrainingConfig:
+    """How adapter and prompt are trained; ``linear`` has no such settings."""
+
+    epochs: int = 10
+    """passes over the training part, at most"""
+    lr: float = 1e-3
+    """peak learning rate of AdamW; rises over the first tenth of the steps, falls along a cosine"""
+    weight_decay: float = 0.01
+    """weight decay of AdamW"""
+    patience: int = 3
+    """passes without a better validation loss after which training ends"""
+    validation: float = 0.2
+    """share of the training groups that is held out for early stopping, where the data name no ``val`` split"""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.patience < 1:
+            raise ValueError("training.epochs and training.patience must be 1 or more")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"training.validation: {self.validation} is not between 0 and 1")
+
+
+@dataclass
+class RunConfig:
+    """Release + labels -> trained head (and adapter), predictions, report. The encoder itself stays as it is."""
+
+    encoder: Path
+    """a release, or a folder of a VideoMAE model as Hugging Face's transformers writes it"""
+    data: Path
+    """shards; or videos: a folder, one file or a manifest, prepared as the release asks and kept under OUT/shards"""
+    labels: Path
+    """table (CSV or Parquet): recording, optionally participant, start, end (seconds), then one column a target"""
+    target: str
+    """the column of the labels to predict"""
+    out: Path
+    """folder for weights, predictions, metrics and report"""
+    method: Literal["linear", "adapter", "prompt"] = "adapter"
+    """what is trained: a linear head on pooled features; or small weights in every block as well"""
+    task: Literal["classification", "regression"] | None = None
+    """empty = from the target's values: more than 10 different numbers are a regression"""
+    streams: tuple[str, ...] | None = None
+    """streams that the encoder reads, as in [video,audio]; empty = all it knows"""
+    group_by: Literal["participant", "recording", "file"] | None = None
+    """what must not stand on both sides of a split; empty = participant, where the labels name them"""
+    folds: int = 5
+    """folds of the cross-validation, where the data name no train and test splits"""
+    seeds: int = 3
+    """repetitions, each with other folds and other initial weights"""
+    baselines: bool = True
+    """print what simpler predictors reach: mean, mean picture, motion, raw streams"""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """method adapter"""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """method prompt"""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """how adapter and prompt are trained"""
+    batch_size: int = 16
+    """clips that go through the encoder at once"""
+    workers: int = 1
+    """processes that read and decode clips; 0 = none beside this one"""
+    device: Device = "auto"
+    """auto = the GPU where there is one"""
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds: {self.folds} is less than 2")
+        if self.seeds < 1 or self.batch_size < 1:
+            raise ValueError("seeds and batch_size must be 1 or more")
+
+
+@dataclass
+class ExtractConfig:
+    """Videos -> a table of features with time stamps."""
+
+    encoder: Path
+    """a release, or a folder of a VideoMAE model as Hugging Face's transformers writes it"""
+    video: Path
+    """a video, a folder of videos, a manifest, or shards"""
+    out: Path
+    """Parquet file to write: recording, time, end, view, person (empty = the scene), stream, feature"""
+    streams: tuple[str, ...] | None = None
+    """streams that the encoder reads, as in [video,audio]; empty = all it knows"""
+    batch_size: int = 8
+    """clips that go through the encoder at once"""
+    workers: int = 1
+    """processes that read and decode clips; 0 = none beside this one"""
+    device: Device = "auto"
+    """auto = the GPU where there is one"""

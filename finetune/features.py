@@ -1,0 +1,207 @@
+"""Clips of shards -> one vector a stream: the frozen encoder's tokens, pooled over a clip or over one person of it.
+
+- Every clip is read and decoded once, whatever number of functions looks at it (``map_clips``).
+- The vector of a stream is the mean and the standard deviation of its tokens; a stream that is missing is zeros, and a
+  flag says so.
+- Results are kept in one npz for each set of weights, data and streams.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from configs import UserError
+from data_prep.shards import read_sample
+from finetune.labels import SCENE
+from pretrain.clips import Clip, read_clip
+from pretrain.encoder import Encoded, Encoder
+
+# What is computed for a batch: clips, then for every row the number of its clip and its person -> arrays [row, ...].
+ClipFunction = Callable[[list[Clip], np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
+
+
+def pool(encoded: Encoded, clip: Tensor, person: Tensor, modalities: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the tokens of every modality.
+
+    clip, person: int [row], what each row is about; person -1 is the whole clip, otherwise that person's tokens and the
+    scene's. Returns values [row, modality, 2 * dim], zero where a modality is missing, and present bool [row, modality].
+    """
+    tokens = encoded.tokens.float()
+    own = (person[:, None] == SCENE) | (encoded.person == SCENE) | (encoded.person == person[:, None])
+    of_row = own & (encoded.clip == clip[:, None])  # row token
+    of_modality = encoded.modality == torch.arange(modalities, device=tokens.device)[:, None]  # modality token
+    member = rearrange(of_row[:, None] & of_modality, "row modality token -> (row modality) token").to(tokens.dtype)
+    count = member.sum(1, keepdim=True)
+    mean = member @ tokens / count.clamp(min=1)
+    square = member @ tokens.square() / count.clamp(min=1)
+    std = (square - mean.square()).clamp(min=1e-8).sqrt() * (count > 0)
+    values = rearrange(torch.cat([mean, std], 1), "(row modality) dim -> row modality dim", modality=modalities)
+    return values, rearrange(count > 0, "(row modality) 1 -> row modality", modality=modalities)
+
+
+def as_matrix(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """values [row, modality, dim], present [row, modality] -> [row, modality * dim + modality], what a head reads."""
+    return np.concatenate([values.reshape(len(values), -1), present.astype(values.dtype)], axis=1)
+
+
+def matrix_of(values: Tensor, present: Tensor) -> Tensor:
+    """``as_matrix`` for tensors, with gradients."""
+    return torch.cat([rearrange(values, "row modality dim -> row (modality dim)"), present.to(values.dtype)], 1)
+
+
+class ClipDataset(Dataset):
+    """The clips of some rows of an index, decoded; a damaged one is None, and one line says so."""
+
+    def __init__(self, shards: Path, index: pd.DataFrame, modalities: Collection[str]):
+        self.shards, self.index, self.modalities = shards, index, tuple(modalities)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> Clip | None:
+        row = self.index.iloc[index]
+        try:
+            return read_clip(read_sample(self.shards, row), self.modalities)
+        except (ValueError, OSError, KeyError) as error:
+            print(f"{row['key']}: left out, its sample cannot be read: {error}", file=sys.stderr)
+            return None
+
+
+def batches(
+    shards: Path, index: pd.DataFrame, modalities: Collection[str], batch_size: int, workers: int
+) -> Iterator[list[Clip | None]]:
+    """The clips of an index in its order, read and decoded ahead by ``workers`` processes."""
+    data = ClipDataset(shards, index, modalities)
+    yield from DataLoader(data, batch_size=batch_size, num_workers=workers, collate_fn=list)
+
+
+def map_clips(
+    shards: Path,
+    index: pd.DataFrame,
+    functions: Sequence[ClipFunction],
+    modalities: Collection[str],
+    *,
+    people: bool = False,
+    batch_size: int = 16,
+    workers: int = 1,
+    title: str = "clips",
+) -> dict[str, np.ndarray]:
+    """Applies functions to every clip of an index, with a progress bar, decoding each clip once.
+
+    Rows: one a clip (person -1) and, with ``people``, one for each of its people. Returns "clip" (position in index) and
+    "person", int [row], and the functions' own arrays [row, ...]. A damaged clip has no row.
+    """
+    from rich.progress import track
+
+    parts: dict[str, list[np.ndarray]] = {}
+    done = 0
+    total = -(-len(index) // batch_size)
+    for batch in track(batches(shards, index, modalities, batch_size, workers), title, total=total):
+        kept = [(number, clip) for number, clip in enumerate(batch) if clip is not None]
+        rows = [
+            (number, person)
+            for number, (_, clip) in enumerate(kept)
+            for person in (SCENE, *(sorted({p["id"] for p in clip.people}) if people else ()))
+        ]
+        positions = done + np.array([number for number, _ in kept], dtype=np.int64)
+        done += len(batch)
+        if not rows:
+            continue
+        clip_of, person_of = np.array(rows, dtype=np.int64).T
+        results = {"clip": positions[clip_of], "person": person_of}
+        for function in functions:
+            results |= function([clip for _, clip in kept], clip_of, person_of)
+        for name, values in results.items():
+            parts.setdefault(name, []).append(values)
+    if not parts:
+        raise UserError(f"{shards}: not one clip could be read")
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "") -> ClipFunction:
+    """A function for ``map_clips``: "values" float32 [row, stream, 2 * dim] and "present" bool [row, stream]."""
+    columns = [encoder.modalities.index(name) for name in streams]
+
+    @torch.inference_mode()
+    def run(clips: list[Clip], clip: np.ndarray, person: np.ndarray) -> Mapping[str, np.ndarray]:
+        values, present = encode_rows(encoder, clips, clip, person, streams)
+        return {
+            f"{prefix}values": values[:, columns].cpu().numpy(),
+            f"{prefix}present": present[:, columns].cpu().numpy(),
+        }
+
+    return run
+
+
+def encode_rows(
+    encoder: Encoder, clips: list[Clip], clip: np.ndarray, person: np.ndarray, streams: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """``pool`` of encoded clips; a clip that holds none of the streams counts as one that lacks them all."""
+    read = [number for number, c in enumerate(clips) if readable(c, streams)]
+    renumber = torch.full((len(clips),), len(clips), device=encoder.device)
+    renumber[read] = torch.arange(len(read), device=encoder.device)
+    number = renumber[torch.from_numpy(clip).to(encoder.device)]
+    modalities = len(encoder.modalities)
+    if not read:
+        shape = (len(clip), modalities, 2 * encoder.config.dim)
+        return torch.zeros(shape, device=encoder.device), torch.zeros(
+            shape[:2], dtype=torch.bool, device=encoder.device
+        )
+    encoded = encoder.encode_clips([clips[n] for n in read], streams)
+    return pool(encoded, number, torch.from_numpy(person).to(encoder.device), modalities)
+
+
+def readable(clip: Clip, streams: Sequence[str]) -> bool:
+    """Whether a clip has anything that the encoder can read; a single frame is no tubelet, rows may be none."""
+    for view in clip.views.values():
+        if "video" in streams and view.frames is not None and len(view.frames) > 1:
+            return True
+        if "audio" in streams and view.audio is not None and view.audio.size:
+            return True
+        rows = (getattr(view, name) for name in ("face", "pose") if name in streams)
+        if any(r is not None and len(r["person"]) for r in rows):
+            return True
+    return any(name in streams and len(stream["times"]) for name, stream in clip.streams.items())
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """sha256 of an encoder's own weights, by name; what a method put into it does not count."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        if ".adapter." not in name and not name.endswith(".prompt"):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def cached(file: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, computed and written (temporary name, then renamed) where there is none yet."""
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    arrays = compute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp.npz")
+    np.savez(temporary, **arrays)  # pyrefly: ignore[bad-argument-type]
+    temporary.replace(file)
+    return arrays
+
+
+def digest_of(*parts: object) -> str:
+    """A short name for what a result depends on."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def data_digest(shards: Path) -> str:
+    """sha256 of the index of some shards, which holds the checksum of every sample."""
+    return hashlib.sha256((shards / "index.parquet").read_bytes()).hexdigest()

@@ -1,0 +1,96 @@
+"""``kinesic finetune run``: a release, data and labels in; trained small weights, predictions and an honest report out.
+
+encoder + shards -> labelled clips -> frozen features -> for every seed and split: fit, predict -> TUNED/
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from configs import write_run_record
+from finetune import methods, training
+from finetune.baselines import NAMES
+from finetune.config import RunConfig
+from finetune.data import chosen_streams, open_encoder, open_shards
+from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
+from finetune.methods import linear
+from finetune.problem import Problem, load_problem
+from finetune.report import write_predictions, write_report
+from finetune.splits import Split
+from finetune.tuned import save_tuned
+from pretrain.encoder import Encoder
+
+
+def run(config: RunConfig) -> int:
+    """Trains ``config.method`` on the frozen encoder and reports it beside simpler predictors. Raises UserError."""
+    encoder = open_encoder(config.encoder, config.device)
+    encoder.requires_grad_(False)
+    streams = chosen_streams(encoder, config.streams)
+    write_run_record(config.out, config, seed=0)
+    shards, index = open_shards(config.data, config.encoder, encoder, config.out / "shards")
+    problem, splits = load_problem(encoder, shards, index, config, streams)
+    for note in problem.notes:
+        print(note)
+    print(
+        f"{config.target}: {problem.task.name}, {len(problem.examples)} examples of "
+        f"{problem.examples['recording'].nunique()} recordings; "
+        + ("splits of the manifest" if splits[0][0].name == "given" else f"{len(splits[0])} folds")
+        + f", {config.seeds} seeds"
+    )
+    results = simpler(problem, splits, config.baselines)
+    results[config.method] = evaluate(splits, tuning(encoder, problem, config))
+    if splits[0][0].name != "given":  # the folds were for the figures; what is kept has seen everything
+        nothing = np.empty(0, dtype=np.int64)
+        everything = Split("all", np.arange(len(problem.examples)), nothing, {})
+        tuning(encoder, problem, config)(everything, 0, nothing)
+    table = {name: summary(problem, of_row) for name, of_row in results.items()}
+    write_predictions(config.out / "predictions.csv", config, problem, results[config.method])
+    write_report(config, problem, table, results[config.method], trainable(encoder, problem, config))
+    return 0
+
+
+def simpler(problem: Problem, splits: list[list[Split]], baselines: bool) -> dict[str, dict[str, Predictions]]:
+    """The rows that stand beside a method: those that know less, and the linear probe."""
+    from rich.progress import track
+
+    rows: dict[str, np.ndarray] = {}
+    if baselines:
+        constant = np.zeros((len(problem.examples), 1), np.float32)
+        rows["majority" if problem.task.classes else "mean predictor"] = constant
+        rows |= {NAMES[name]: matrix for name, matrix in problem.baselines.items() if matrix.any()}
+    rows["linear"] = problem.matrix
+    return {
+        name: evaluate(splits, probe(problem, matrix)) for name, matrix in track(rows.items(), "simpler predictors")
+    }
+
+
+def tuning(encoder: Encoder, problem: Problem, config: RunConfig) -> FitPredict:
+    """Fits ``config.method``; saves the first seed's weights of the given split, or those that saw everything."""
+
+    def fit_predict(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+        if config.method == "linear":
+            rows = split.train
+            head = linear.fit(problem.matrix[rows], problem.targets[rows], problem.groups[rows], problem.task, seed)
+            predicted = head.predict(problem.matrix[asked], problem.task)
+        else:
+            head = training.train(encoder, problem, split, config, seed)
+            predicted = training.predict(encoder, head, problem, asked, config)
+        if split.name in {"given", "all"} and seed == 0:
+            save_tuned(config.out, encoder, head, problem.task, problem.streams, config)
+        methods.remove(encoder)
+        return predicted
+
+    return fit_predict
+
+
+def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> str:
+    """How much is trained, the weights in the backbone apart from the head."""
+    backbone = sum(p.numel() for p in encoder.trunk.parameters())
+    methods.install(encoder, config.method, config.adapter, config.prompt, seed=0)
+    small = sum(p.numel() for p in methods.small_weights(encoder).values())
+    methods.remove(encoder)
+    head = (problem.matrix.shape[1] + 1) * problem.task.outputs
+    return (
+        f"trained: {small:,} weights in the backbone ({100 * small / backbone:.2f} % of its {backbone:,}), "
+        f"and {head:,} in the head"
+    )

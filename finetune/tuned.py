@@ -1,0 +1,109 @@
+"""A tuned model on disk: what was trained and nothing else, tied to the release that it was trained on.
+
+TUNED/head.safetensors       the linear head, with the statistics of its features
+TUNED/adapter.safetensors    weights in the encoder's blocks (adapter, prompt), absent for ``linear``
+TUNED/config.json            method, task, classes, streams, and the digest of the encoder's weights
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from configs import UserError, plain
+from finetune.config import AdapterConfig, PromptConfig, RunConfig
+from finetune.features import encode_rows, matrix_of, weights_digest
+from finetune.heads import Head
+from finetune.labels import SCENE
+from finetune.methods import install, small_weights
+from finetune.tasks import Task
+from pretrain.clips import Clip
+from pretrain.encoder import Encoder
+
+SCHEMA = 1  # of config.json
+
+
+@dataclass
+class Tuned:
+    """An encoder with the small weights in its blocks, and the head that reads it."""
+
+    encoder: Encoder
+    head: Head
+    task: Task
+    target: str
+    streams: tuple[str, ...]
+
+    @torch.inference_mode()
+    def predict(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Probabilities [clip, class] (columns: task.classes), or values in the target's unit [clip, 1]."""
+        number, scene = np.arange(len(clips)), np.full(len(clips), SCENE)
+        values, present = encode_rows(self.encoder, list(clips), number, scene, self.streams)
+        columns = [self.encoder.modalities.index(name) for name in self.streams]
+        return self.head.predictions(self.head(matrix_of(values[:, columns], present[:, columns])), self.task)
+
+
+def save_tuned(
+    folder: Path, encoder: Encoder, head: Head, task: Task, streams: Sequence[str], config: RunConfig
+) -> None:
+    """Writes the three files (config.json last, each under a temporary name first)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "head.safetensors", head.state_dict())
+    (folder / "adapter.safetensors").unlink(missing_ok=True)
+    if trained := small_weights(encoder):
+        _write(folder / "adapter.safetensors", {name: value.detach() for name, value in trained.items()})
+    about = {
+        "schema": SCHEMA,
+        "method": config.method,
+        "adapter": plain(config.adapter),
+        "prompt": plain(config.prompt),
+        "target": config.target,
+        "task": task.name,
+        "classes": task.classes,
+        "streams": list(streams),
+        "encoder": str(config.encoder),
+        "encoder_sha256": weights_digest(encoder),
+    }
+    temporary = folder / ".config.json.tmp"
+    temporary.write_text(json.dumps(about, indent=1))
+    temporary.replace(folder / "config.json")
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
+    temporary.replace(path)
+
+
+def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
+    """Puts a tuned model's weights into the encoder that it was trained on. Raises UserError for any other encoder."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json: is this the --out of a kinesic finetune run?")
+    about = json.loads((folder / "config.json").read_text())
+    if about["schema"] > SCHEMA:
+        raise UserError(f"{folder}: schema {about['schema']} is newer than {SCHEMA}: update kinesic")
+    own = weights_digest(encoder)
+    if own != about["encoder_sha256"]:
+        raise UserError(
+            f"{folder} was trained on another encoder ({about['encoder']}, weights {about['encoder_sha256'][:12]}; "
+            f"this one has {own[:12]})"
+        )
+    method, adapter, prompt = about["method"], AdapterConfig(**about["adapter"]), PromptConfig(**about["prompt"])
+    install(encoder, method, adapter, prompt, seed=0)
+    if method != "linear":
+        saved = load_file(folder / "adapter.safetensors")
+        missing, unexpected = encoder.load_state_dict(saved, strict=False)
+        if unexpected or set(missing) & set(small_weights(encoder)):
+            raise UserError(f"{folder / 'adapter.safetensors'}: does not hold the weights that config.json describes")
+    task = Task(about["task"], tuple(about["classes"]))
+    weights = load_file(folder / "head.safetensors")
+    head = Head(weights["mean"].shape[0], task.outputs)
+    head.load_state_dict(weights)
+    return Tuned(encoder, head.to(encoder.device).eval(), task, about["target"], tuple(about["streams"]))
