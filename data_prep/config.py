@@ -16,6 +16,17 @@ Stream = Literal["video", "audio", "face", "pose", "regions"]
 class LandmarkConfig:
     """How faces, poses and regions are found and followed through a recording."""
 
+    max_people: int = 6
+    """how many people a picture may show"""
+    remember_seconds: float = 2.0
+    """how long somebody may be out of sight and keeps the id"""
+    cell: int = 16
+    """side of a cell of regions.npz in pixels of the written video"""
+
+    def __post_init__(self) -> None:
+        if self.max_people < 1 or self.cell < 1 or self.remember_seconds < 0:
+            raise ValueError("max_people and cell must be 1 or more, remember_seconds 0 or more")
+
 
 @dataclass
 class BuildConfig:

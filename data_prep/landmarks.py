@@ -1,0 +1,132 @@
+"""What is seen of the people at each instant looked at, and how a clip's looks become the members of its sample.
+
+analyzer = ViewAnalyzer(models, config, rate, (width, height))      # one a view of a recording, in one process
+looks.append(analyzer.look(time, frame))                            # times growing
+members = pack(looks_of_a_clip, clip_start, first_person)
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.config import LandmarkConfig
+from data_prep.faces import BLENDSHAPES, LANDMARKS, FaceFinder, quiet
+from data_prep.people import Body, Tracker
+from data_prep.poses import KEYPOINTS, PoseFinder, body_box
+from data_prep.regions import MotionMeter, people_cells
+
+Members = dict[str, NDArray]
+
+
+@dataclass
+class Look:
+    """One instant of a view: its time (seconds, the clock that ``look`` was given), who was found, and the cells.
+
+    people, motion [rows, columns]: data_prep/regions.py says what they are. A body's person may be set by the look after.
+    """
+
+    time: float
+    bodies: list[Body]
+    people: NDArray[np.float32]
+    motion: NDArray[np.float32]
+
+
+class ViewAnalyzer:
+    """Follows the people of one view of a recording.
+
+    models: folder from landmark_models.find. rate: looks a second. written: (width, height) of the written picture, whose
+    cells are measured; the frames looked at may be larger. Close it, or use it in a ``with``.
+    """
+
+    def __init__(self, models: Path, config: LandmarkConfig, rate: float, written: tuple[int, int]) -> None:
+        self.config, self.written = config, written
+        self.faces = FaceFinder(models, config.max_people)
+        self.poses = PoseFinder(models, config.max_people)
+        self.tracker = Tracker(rate, config.remember_seconds)
+        self.motion = MotionMeter(*written, config.cell)
+
+    @property
+    def people(self) -> int:
+        """How many person ids have been used: 0 to people - 1."""
+        return self.tracker.people
+
+    def look(self, time: float, frame: NDArray[np.uint8]) -> Look:
+        """Who is seen, and what moves, at a time (seconds, growing) in an RGB picture [height, width, 3]."""
+        height, width = frame.shape[:2]
+        with nullcontext() if self.people else quiet():  # MediaPipe's first face and body come with a note as well
+            bodies = self._bodies(frame)
+        self.tracker.assign(time, bodies, width, height)
+        people = people_cells(bodies, (width, height), self.written, self.config.cell)
+        for body in bodies:
+            if body.pose is not None:
+                body.pose.outline = None
+        return Look(time, bodies, people, self.motion.measure(time, frame))
+
+    def _bodies(self, frame: NDArray[np.uint8]) -> list[Body]:
+        """Everybody in a picture: first those with a face, then the others, each from left to right."""
+        bodies = [Body(face, self.poses.of_face(frame, face)) for face in self.faces.find(frame)]
+        taken = [box for body in bodies for box in _boxes(body)]
+        return bodies + [Body(None, pose) for pose in self.poses.of_others(frame, taken)]
+
+    def close(self) -> None:
+        self.faces.close()
+        self.poses.close()
+
+    def __enter__(self) -> ViewAnalyzer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _boxes(body: Body) -> list[NDArray[np.float32]]:
+    """What a body covers: its face's box and its pose's."""
+    face = [] if body.face is None else [body.face.box]
+    return face if body.pose is None else [*face, body_box(body.pose)]
+
+
+def pack(looks: list[Look], clip_start: float, first_person: int = 0) -> dict[str, Members]:
+    """The members of face.npz, pose.npz and regions.npz of the clip that these looks (at least one) belong to.
+
+    clip_start: seconds on the looks' clock; the times written count from there. first_person is added to every id, so
+    that the ids of a recording's views do not meet. Who was seen in one look only is left out: taken for an error.
+    A person's first look is confirmed by the next one: where that one comes after the clip's end, look first, then pack.
+    """
+    times = np.array([look.time - clip_start for look in looks], np.float64)
+    known = [(w, body) for w, look in enumerate(looks) for body in look.bodies if body.person is not None]
+    faces = [(w, body, body.face) for w, body in known if body.face is not None]
+    poses = [(w, body, body.pose) for w, body in known if body.pose is not None]
+
+    def who(rows: list) -> Members:
+        window, person = [row[0] for row in rows], [row[1].person + first_person for row in rows]
+        return {"times": times, "window": np.array(window, np.int32), "person": np.array(person, np.int32)}
+
+    def stack(values: list, *shape: int) -> NDArray[np.float32]:
+        return np.array(values, np.float32).reshape(len(values), *shape)
+
+    return {
+        "face": who(faces)
+        | {
+            "box": stack([face.box for _, _, face in faces], 4),
+            "landmarks": stack([face.landmarks for _, _, face in faces], LANDMARKS, 3),
+            "blendshapes": stack([face.blendshapes for _, _, face in faces], BLENDSHAPES),
+            "head": stack([face.head for _, _, face in faces], 4, 4),
+            "score": stack([face.score for _, _, face in faces]),
+        },
+        "pose": who(poses)
+        | {
+            "keypoints": stack([pose.keypoints for _, _, pose in poses], KEYPOINTS, 4),
+            "world": stack([pose.world for _, _, pose in poses], KEYPOINTS, 3),
+            "score": stack([pose.score for _, _, pose in poses]),
+        },
+        "regions": {
+            "times": times,
+            "people": np.stack([look.people for look in looks]),
+            "motion": np.stack([look.motion for look in looks]),
+        },
+    }
