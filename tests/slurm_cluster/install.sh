@@ -7,6 +7,5 @@ for package in slurmctld slurmd slurm-client munge; do
 done
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ]; then sudo=; else sudo="sudo -n"; fi
-# no service may start by itself: the tests start their own daemons
 $sudo apt-get update -qq
 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing
