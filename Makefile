@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 VENV ?= .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 # Quiet and private: no usage statistics, no compiling at first use, no warnings of libraries about one another.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
