@@ -74,6 +74,9 @@ def summary(problem: Problem, results: dict[str, Predictions]) -> dict[str, dict
         table[test] = {"examples": len(targets), "recordings": len(np.unique(recordings))}
         for metric in by_seed[0]:
             values = [seed[metric] for seed in by_seed]
-            table[test][metric] = {"mean": float(np.mean(values)), "std": float(np.std(values)), "seeds": values}
-        table[test]["interval"] = problem.task.interval(targets, predictions.values, recordings)
+            known = bool(np.isfinite(values).all())  # a constant has no correlation: null, for JSON has no nan
+            spread = {"mean": float(np.mean(values)), "std": float(np.std(values)), "seeds": values}
+            table[test][metric] = spread if known else None
+        interval = problem.task.interval(targets, predictions.values, recordings)
+        table[test]["interval"] = None if np.isnan(interval).any() else interval
     return table

@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("feature", pa.list_(pa.float32())),
     ]
 )
+_EMPTY = pd.DataFrame({name: pd.Series(dtype="Int64" if name == "person" else None) for name in SCHEMA.names})
+SCHEMA = pa.Table.from_pandas(_EMPTY, SCHEMA, preserve_index=False).schema  # tells pandas that person is a whole number
 
 
 def extract(config: ExtractConfig) -> int:

@@ -14,7 +14,7 @@ from configs import UserError
 from finetune.config import RunConfig
 from finetune.data import read_meta
 from finetune.features import as_matrix, cached, data_digest, digest_of, encoding, map_clips, weights_digest
-from finetune.labels import SCENE, class_names, infer_task, join, people_of, read_labels
+from finetune.labels import SCENE, class_names, infer_task, join, people_of
 from finetune.splits import Split, folds, given_split, groups_of
 from finetune.tasks import Task
 from pretrain.encoder import Encoder
@@ -42,11 +42,14 @@ class Problem:
 
 
 def labelled(
-    shards: Path, index: pd.DataFrame, config: RunConfig
+    labels: pd.DataFrame, shards: Path, index: pd.DataFrame, config: RunConfig
 ) -> tuple[pd.DataFrame, pd.DataFrame, Task, list[str]]:
     """The labelled clips of an index, their examples, the task and lines of warning. Raises UserError."""
-    index = index[index["split"].fillna("") != "pretrain"].reset_index(drop=True)
-    labels = read_labels(config.labels, config.target)
+    pretraining = index["split"].fillna("") == "pretrain"
+    unused = labels["recording"].isin(index["recording"][pretraining])
+    labels, index = labels[~unused], index[~pretraining].reset_index(drop=True)
+    if labels.empty or index.empty:
+        raise UserError("every labelled recording belongs to the split 'pretrain', which fine-tuning does not use")
     name = config.task or infer_task(labels["value"])
     named = index["recording"].isin(labels["recording"])
     metas = [
@@ -108,10 +111,15 @@ def features(
 
 
 def load_problem(
-    encoder: Encoder, shards: Path, index: pd.DataFrame, config: RunConfig, streams: tuple[str, ...]
+    encoder: Encoder,
+    labels: pd.DataFrame,
+    shards: Path,
+    index: pd.DataFrame,
+    config: RunConfig,
+    streams: tuple[str, ...],
 ) -> tuple[Problem, list[list[Split]]]:
     """The problem and its splits, a list a seed. Raises UserError where labels, groups or splits do not hold together."""
-    index, examples, task, notes = labelled(shards, index, config)
+    index, examples, task, notes = labelled(labels, shards, index, config)
     given = given_split(examples, config.group_by)  # before the long part: what is wrong with splits shows at once
     if given is None or config.group_by or not (examples["participant"] == "").any():
         groups, warnings = groups_of(examples, config.group_by)

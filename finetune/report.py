@@ -13,6 +13,7 @@ from configs import plain
 from finetune.config import RunConfig
 from finetune.evaluation import Predictions
 from finetune.problem import Problem
+from finetune.tasks import Task
 
 Table = dict[str, dict[str, dict[str, Any]]]  # row -> test set -> what evaluation.summary gives
 
@@ -64,14 +65,19 @@ def write_report(
 
 def cells(problem: Problem, row: dict[str, Any]) -> list[str]:
     """The metrics of one row and test set as text: mean over seeds, spread, interval of the main metric."""
-    texts = []
-    for metric, value in row.items():
-        if isinstance(value, dict):
-            text = f"{value['mean']:.3f} ± {value['std']:.3f}"
-            if metric == problem.task.main_metric:
-                text += " ({:.3f} to {:.3f})".format(*row["interval"])
-            texts.append(text)
-    return texts
+    values = {name: row[name] for name in metrics(row)}
+    spread = {n: "" if v is None else f"{v['mean']:.3f} ± {v['std']:.3f}" for n, v in values.items()}
+    interval = "" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
+    return [spread.pop(problem.task.main_metric), interval, *spread.values()]
+
+
+def headings(row: dict[str, Any], task: Task) -> list[str]:
+    """What ``cells`` are about."""
+    return [task.main_metric, "95 % interval", *(name for name in metrics(row) if name != task.main_metric)]
+
+
+def metrics(row: dict[str, Any]) -> list[str]:
+    return [name for name in row if name not in {"examples", "recordings", "interval"}]
 
 
 def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) -> str:
@@ -84,14 +90,14 @@ def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) ->
         "",
         f"{trained[0].upper()}{trained[1:]}.",
         "",
-        f"Mean ± deviation over seeds; in brackets the 95 % interval of {problem.task.main_metric}, by resampling recordings.",
+        f"Mean ± deviation over seeds; the interval is that of {problem.task.main_metric}, by resampling recordings.",
     ]
     for test in next(iter(table.values())):
         first = next(iter(table.values()))[test]
-        metrics = [name for name, value in first.items() if isinstance(value, dict)]
+        names = headings(first, problem.task)
         where = "all folds" if test == "folds" else f"split `{test}`"
         lines += ["", f"## {where}: {first['examples']} examples of {first['recordings']} recordings", ""]
-        lines += [f"| | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+        lines += [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         lines += [
             f"| {label(name, config)} | {' | '.join(cells(problem, rows[test]))} |" for name, rows in table.items()
         ]
@@ -116,10 +122,10 @@ def print_table(config: RunConfig, problem: Problem, table: Table) -> None:
     from rich.table import Table as RichTable
 
     for test, first in next(iter(table.values())).items():
-        metrics = [name for name, value in first.items() if isinstance(value, dict)]
+        names = headings(first, problem.task)
         shown = RichTable(
             "",
-            *metrics,
+            *names,
             title=f"{config.target}, {test}: {first['examples']} examples of {first['recordings']} recordings",
         )
         for name, rows in table.items():
@@ -150,8 +156,8 @@ def draw(path: Path, config: RunConfig, problem: Problem, table: Table, results:
         height = 0.8 / len(tests)
         at = np.arange(len(table)) + (number - (len(tests) - 1) / 2) * height
         means = np.array([rows[name][problem.task.main_metric]["mean"] for rows in table.values()])
-        ends = np.array([rows[name]["interval"] for rows in table.values()]).T
-        whiskers = np.nan_to_num(np.clip([means - ends[0], ends[1] - means], 0, None))
+        ends = np.array([rows[name]["interval"] or (m, m) for rows, m in zip(table.values(), means, strict=True)])
+        whiskers = np.clip([means - ends[:, 0], ends[:, 1] - means], 0, None)
         right.barh(at, means, height, xerr=whiskers, label=name, error_kw={"elinewidth": 1})
     right.set_yticks(np.arange(len(table)), [label(name, config).strip("*") for name in table])
     right.invert_yaxis()

@@ -13,10 +13,11 @@ from finetune.baselines import NAMES
 from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
 from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
+from finetune.labels import read_labels
 from finetune.methods import linear
 from finetune.problem import Problem, load_problem
 from finetune.report import write_predictions, write_report
-from finetune.splits import Split
+from finetune.splits import Split, groups_of
 from finetune.tuned import save_tuned
 from pretrain.encoder import Encoder
 
@@ -26,9 +27,12 @@ def run(config: RunConfig) -> int:
     encoder = open_encoder(config.encoder, config.device)
     encoder.requires_grad_(False)
     streams = chosen_streams(encoder, config.streams)
+    labels = read_labels(config.labels, config.target)
+    if config.data.is_dir() and not (config.data / "index.parquet").is_file():
+        groups_of(labels.assign(files=""), config.group_by)  # a folder names no splits: complain before hours of work
     write_run_record(config.out, config, seed=0)
     shards, index = open_shards(config.data, config.encoder, encoder, config.out / "shards")
-    problem, splits = load_problem(encoder, shards, index, config, streams)
+    problem, splits = load_problem(encoder, labels, shards, index, config, streams)
     for note in problem.notes:
         print(note)
     print(
