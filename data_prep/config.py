@@ -103,4 +103,53 @@ class SyntheticConfig:
     """Writes generated interaction scenes."""
 
     folder: Path
-    """where to put videos, manifest and labels"""
+    """where to put videos, manifest and labels; run again into it to go on where a run was stopped"""
+    pretrain: int = 16
+    """recordings of the split pretrain"""
+    train: int = 8
+    """recordings of the split train"""
+    test: int = 8
+    """recordings of the split test, where colours tell as much as in train"""
+    test_reversed: int = 8
+    """recordings of test over again, in which a gesture has the colours of another one"""
+    test_independent: int = 0
+    """recordings of test over again, in which colours tell nothing"""
+    rho: float = 0.8
+    """how often the colours of wall and acting person's shirt tell the gesture (train, test, test_reversed), 0 to 1"""
+    rho_pretrain: float = 0.5
+    """the same in the split pretrain"""
+    fewest_people: int = 2
+    """fewest people in a recording"""
+    most_people: int = 4
+    """most people in a recording, at most 4"""
+    views: Literal["mixed", "together", "apart"] = "mixed"
+    """together: one view of everybody; apart: one view a person; mixed: every other recording so"""
+    width: int = 64
+    """width of the pictures in pixels, even"""
+    height: int = 64
+    """height of the pictures in pixels, even"""
+    fps: float = 8.0
+    """frames per second"""
+    recording_seconds: float = 64.0
+    """length of a recording, a multiple of clip_seconds"""
+    clip_seconds: float = 4.0
+    """in every stretch of this length exactly one person makes one labelled gesture"""
+    seed: int = 0
+    """the same seed and settings give the same scenes"""
+    workers: int = 0
+    """processes that draw; 0 = one a core"""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.fewest_people <= self.most_people <= 4:
+            raise ValueError("2 <= fewest_people <= most_people <= 4 must hold")
+        if not (0 <= self.rho <= 1 and 0 <= self.rho_pretrain <= 1):
+            raise ValueError("rho and rho_pretrain must lie between 0 and 1")
+        if self.width < 32 or self.height < 32 or self.width % 2 or self.height % 2:
+            raise ValueError("width and height must be even and 32 or more")
+        if self.clip_seconds < 3 or self.fps <= 0:
+            raise ValueError("clip_seconds must be 3 or more (a gesture and its answer), fps greater than 0")
+        slots = self.recording_seconds / self.clip_seconds
+        if slots < 1 or abs(slots - round(slots)) > 1e-6:
+            raise ValueError(f"recording_seconds {self.recording_seconds:g} is no multiple of {self.clip_seconds:g}")
+        if min(self.pretrain, self.train, self.test, self.test_reversed, self.test_independent, self.workers) < 0:
+            raise ValueError("numbers of recordings and workers must be 0 or more")

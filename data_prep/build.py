@@ -1,0 +1,251 @@
+"""``kinesic data_prep build MANIFEST OUT``: recordings -> shards, index.parquet, failures.csv.
+
+Read the manifest, probe every file, plan, build the units that are not whole in several processes, write the index.
+Stopped at any moment, the same command goes on with what is left and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from configs import UserError, write_run_record
+from data_prep.config import BuildConfig
+from data_prep.decode import Probe, UnreadableError, probe
+from data_prep.manifest import Failure, Recording, read_manifest
+from data_prep.plan import Unit, plan
+from data_prep.pool import Pool, Report
+from data_prep.shards import INDEX, write_index
+from data_prep.units import STATE, UnitTask, build_unit, whole
+
+FAILURES = "failures.csv"
+SILENCE = 300.0
+"""Seconds after which a worker that completes no clip and no probe is taken for hanging; long clips get more."""
+OUT_OF_OUR_HANDS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def build(config: BuildConfig) -> int:
+    """Runs the command; returns 0, or 3 where anything is in failures.csv. Raises UserError where nothing can be done."""
+    recordings, failures = read_manifest(config.manifest, config.out)
+    with _locked(config.out):
+        models = _models(config)
+        workers = config.workers or len(os.sched_getaffinity(0))
+        silence = SILENCE + 20 * config.clip_seconds
+        with Pool(_do, workers, silence, ["data_prep.units", "webdataset"]) as pool, _progress() as progress:
+            probes = _probe_all(recordings, config, pool, progress)
+            units, faults = plan(recordings, probes, config)
+            _clear(config.out, units)
+            records = _build_all(units, config, models, pool, progress)
+        failures += faults
+        failures += [Failure(**failure) for unit in units for failure in records[unit.name]["failures"]]
+        rows = [row for unit in units for row in records[unit.name]["rows"]]
+        _write_failures(config.out, failures)
+        write_run_record(config.out, config)
+        write_index(config.out, rows)
+    _summarize(config.out, rows, failures)
+    return 3 if failures else 0
+
+
+def _models(config: BuildConfig) -> Path | None:
+    """The folder of the landmark models, fetched before the workers start; None where they are not needed."""
+    if config.landmarks != "mediapipe" or not {"face", "pose", "regions"} & set(config.streams):
+        return None
+    from data_prep.landmark_models import find
+
+    return find(config.models)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Makes the output folder and keeps other builds out of it."""
+    try:
+        (out / STATE).mkdir(parents=True, exist_ok=True)
+        lock = (out / STATE / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written to ({error.strerror}); name another folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another build is writing there; wait for it, or name another folder") from None
+        yield
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+    )
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def _do(task: Any, report: Report) -> Any:
+    """What a worker does with a task: a path is probed, a unit is built."""
+    if isinstance(task, UnitTask):
+        return build_unit(task, report)
+    try:
+        return probe(task)
+    except UnreadableError as error:
+        return error.args
+
+
+def _probe_all(recordings: list[Recording], config: BuildConfig, pool: Pool, progress: Progress) -> dict[Path, Any]:
+    """What each file holds; files that have not changed since the last run are not read again."""
+    memory = _ProbeMemory(config.out / STATE / "probes.jsonl")
+    paths = list(dict.fromkeys(source.path for r in recordings for view in r.views for source in view.sources))
+    probes = {path: known for path in paths if (known := memory.get(path)) is not None}
+    bar = progress.add_task("reading files", total=len(paths), completed=len(probes), unit="files")
+    for news in pool.run(path for path in paths if path not in probes):
+        if news.kind == "note":
+            continue
+        probes[news.task] = _outcome(news, config.out)
+        if isinstance(probes[news.task], Probe):
+            memory.put(news.task, probes[news.task])
+        progress.advance(bar)
+    return probes
+
+
+def _outcome(news: Any, out: Path) -> Any:
+    if news.kind == "died":
+        return f"a process that read it was lost: {news.value}", "convert it with ffmpeg"
+    if news.kind == "error":
+        _raise_if_ours(news.value, out)
+        return f"{type(news.value).__name__}: {news.value}", "convert it with ffmpeg"
+    return news.value
+
+
+def _raise_if_ours(error: Exception, out: Path) -> None:
+    """A full disk or a folder that may not be written to ends the build with one line."""
+    if isinstance(error, OSError) and error.errno in OUT_OF_OUR_HANDS:
+        raise UserError(f"{out}: {error.strerror}; mend that and run the same command again") from None
+
+
+class _ProbeMemory:
+    """Probes by path, size and time of change: a line each in a file that an interrupted run may leave cut short."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[tuple, Probe] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                *key, values = json.loads(line)
+                values["zero"], values["pixel_aspect"] = Fraction(values["zero"]), Fraction(values["pixel_aspect"])
+                self._known[tuple(key)] = Probe(**values)
+            except (ValueError, TypeError, KeyError):
+                continue  # cut short, or of another version
+
+    def get(self, path: Path) -> Probe | None:
+        return self._known.get(self._key(path))
+
+    def put(self, path: Path, probed: Probe) -> None:
+        values = asdict(probed) | {"zero": str(probed.zero), "pixel_aspect": str(probed.pixel_aspect)}
+        with self._path.open("a") as file:
+            file.write("\n" + json.dumps([*self._key(path), values]))
+
+    @staticmethod
+    def _key(path: Path) -> tuple:
+        try:
+            stat = path.stat()
+        except OSError:
+            return (str(path), -1, -1)
+        return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _clear(out: Path, units: list[Unit]) -> None:
+    """Removes shards and records that are not of this plan, temporary files, and an index that will not hold any more."""
+    names = {unit.name for unit in units}
+    stale = [
+        path
+        for path in (*out.glob("shard-*.tar"), *(out / STATE).glob("shard-*.json"))
+        if (match := re.match(r"shard-\d+-[0-9a-f]{8}", path.name)) and match[0] not in names
+    ]
+    if stale or any(whole(out, unit) is None for unit in units):
+        (out / INDEX).unlink(missing_ok=True)
+    for path in (*stale, *(out / STATE).glob("*.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def _build_all(
+    units: list[Unit], config: BuildConfig, models: Path | None, pool: Pool, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """The records of all units; those that are not whole are built."""
+    records = {unit.name: record for unit in units if (record := whole(config.out, unit)) is not None}
+    loads = {unit.name: sum(recording.load for recording in unit.recordings) for unit in units}
+    done = sum(loads[name] for name in records)
+    bar = progress.add_task("building", total=sum(loads.values()) / 60, unit="min of views")
+    progress.advance(bar, done / 60)
+    at: dict[str, tuple[str, float]] = {}  # unit -> the recording that its worker is at, seconds done
+    for news in pool.run(UnitTask(unit, config, models) for unit in units if unit.name not in records):
+        unit = news.task.unit
+        name, seconds = at.get(unit.name, ("", 0.0))
+        if news.kind == "note":
+            at[unit.name] = news.value[0], seconds + news.value[1]
+            progress.advance(bar, news.value[1] / 60)
+            continue
+        at.pop(unit.name, None)
+        if news.kind == "done":
+            records[unit.name] = news.value
+            progress.advance(bar, (loads[unit.name] - seconds) / 60)
+        else:
+            progress.advance(bar, -seconds / 60)
+            pool.add(replace(news.task, unit=_without(unit, name, _reason(news, config.out))))
+    return records
+
+
+def _reason(news: Any, out: Path) -> str:
+    if news.kind == "error":
+        _raise_if_ours(news.value, out)
+        raise news.value  # a mistake of ours, not of a file
+    return f"the process that worked on it was lost: {news.value}"
+
+
+def _without(unit: Unit, name: str, reason: str) -> Unit:
+    """The unit to build instead when a worker died of one of its recordings (of all, where it is not known which)."""
+    skipped = {failure.recording for failure in unit.skip}
+    culprits = [r for r in unit.recordings if r.recording.name not in skipped and name in ("", r.recording.name)]
+    remedy = f"convert it with ffmpeg, or give the build more memory and delete {STATE}/{unit.name}.json"
+    lines = [Failure(r.recording.name, "", r.views[0].files[0].source.name, None, reason, remedy) for r in culprits]
+    return replace(unit, skip=(*unit.skip, *lines))
+
+
+def _write_failures(out: Path, failures: list[Failure]) -> None:
+    temporary = out / f".{FAILURES}.tmp"
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(Failure))
+        writer.writerows(astuple(failure) for failure in failures)
+    temporary.replace(out / FAILURES)
+
+
+def _summarize(out: Path, rows: list[dict[str, Any]], failures: list[Failure]) -> None:
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    hours = sum(row["end"] - row["start"] for row in rows) / 3600
+    megabytes = sum(row["length"] for row in rows) / 1e6
+    recordings = len({row["recording"] for row in rows})
+    shards = len({row["shard"] for row in rows})
+    console.print(
+        f"{out}: {recordings} recordings, {len(rows)} clips, {hours:.2f} h, {shards} shards, {megabytes:.0f} MB"
+    )
+    for failure in failures[:20]:
+        where = " ".join(
+            filter(None, [failure.recording, failure.view if failure.view != "main" else "", failure.path])
+        )
+        start = "" if failure.start is None else f" from {failure.start:g} s"
+        console.print(f"  {where}{start}: {failure.reason}; {failure.remedy}")
+    if failures:
+        more = f" ({len(failures) - 20} more there)" if len(failures) > 20 else ""
+        console.print(f"{len(failures)} failures in {out / FAILURES}{more}")

@@ -1,0 +1,295 @@
+"""Cutting what is decoded into clips: H.264 video of constant frame rate, FLAC sound, and the instants to look at.
+
+All cutting is by time on the recording's clock. A picture is shown until the next one comes; a sound sample lies at its
+own time. Nothing is made up: before the first picture or sound there is none, and `start` says when it begins.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+import av
+import numpy as np
+import soundfile
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+from data_prep.decode import TOLERANCE, Probe
+
+SAMPLE_RATE = 16000
+GAP = 0.015
+"""Seconds that sound may stray from its time stamps before silence is put in or samples are left out."""
+SHORTEST = 1.0
+"""Seconds that the last clip of a window must last to be kept."""
+
+
+class Window(NamedTuple):
+    """From when to when a clip lasts, in seconds on the recording's clock."""
+
+    start: float
+    end: float
+
+
+def clip_windows(windows: tuple[tuple[float, float], ...], end: float, clip_seconds: float) -> list[Window]:
+    """The clips of a recording that ends at ``end``: one after another within each window to use (none = all of it)."""
+    clips = []
+    for first, last in windows or ((0.0, math.inf),):
+        last = min(last, end)
+        for k in range(math.ceil(max(0.0, last - first) / clip_seconds)):
+            clip = Window(round(first + k * clip_seconds, 6), round(min(first + (k + 1) * clip_seconds, last), 6))
+            if clip.end - clip.start >= SHORTEST - TOLERANCE:
+                clips.append(clip)
+    return clips
+
+
+class Instant(NamedTuple):
+    """A time at which the picture is wanted: the clip it belongs to, and seconds on the recording's clock."""
+
+    clip: int
+    time: float
+
+
+def frame_instants(clips: list[Window], fps: Fraction) -> Iterator[Instant]:
+    """The times of the frames to write: every 1/fps from each clip's start."""
+    for index, clip in enumerate(clips):
+        for k in range(math.ceil((clip.end - clip.start - TOLERANCE) * fps)):
+            yield Instant(index, clip.start + float(k / fps))
+
+
+def grid_instants(clips: list[Window], rate: float) -> Iterator[Instant]:
+    """The times to look at: every 1/rate on the recording's clock, wherever clips start."""
+    for index, clip in enumerate(clips):
+        for k in range(math.ceil((clip.start - TOLERANCE) * rate), math.ceil((clip.end - TOLERANCE) * rate)):
+            yield Instant(index, k / rate)
+
+
+class Shown(NamedTuple):
+    """A frame and the file that it comes from."""
+
+    frame: av.VideoFrame
+    probed: Probe
+
+
+class Held:
+    """Picks the frame that is on the screen at each instant: the last one whose time is not after it."""
+
+    def __init__(self, instants: Iterator[Instant]) -> None:
+        self._instants = instants
+        self._next = next(instants, None)
+        self._shown: Shown | None = None
+
+    @property
+    def complete(self) -> float:
+        """Clips before this one have all their instants."""
+        return math.inf if self._next is None else self._next.clip
+
+    def push(self, time: float, shown: Shown) -> Iterator[tuple[Instant, Shown]]:
+        """Takes a frame that appears at ``time``; gives the instants before it with the frame seen then."""
+        yield from self._until(time)
+        self._shown = shown
+
+    def pause(self, end: float) -> Iterator[tuple[Instant, Shown]]:
+        """The file is over, its last frame is seen until ``end``; another file may follow."""
+        yield from self._until(end)
+        self._shown = None
+
+    def _until(self, time: float) -> Iterator[tuple[Instant, Shown]]:
+        while self._next is not None and self._next.time < time - TOLERANCE:
+            if self._shown is not None:
+                yield self._next, self._shown
+            self._next = next(self._instants, None)
+
+
+def picture_size(shown: Shown, short_side: int | None = None) -> tuple[int, int]:
+    """(width, height) of a frame as it is shown (square pixels, upright), scaled to a short side with both sides even."""
+    width, height = shown.frame.width * shown.probed.pixel_aspect, Fraction(shown.frame.height)
+    if shown.probed.rotation % 180:
+        width, height = height, width
+    if short_side is None:
+        return round(width), round(height)
+    scale = short_side / min(width, height)
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+
+
+def picture(shown: Shown, size: tuple[int, int], pixels: Literal["yuv420p", "rgb24"]) -> av.VideoFrame:
+    """A frame as it is shown, in a size and pixel format. YUV comes out as BT.601 in studio range, whatever came in."""
+    frame, turns = shown.frame, shown.probed.rotation // 90
+    if turns:
+        width, height = size[::-1] if turns % 2 else size
+        array = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA, threads=1).to_ndarray()
+        upright: Any = np.ascontiguousarray(np.rot90(array, turns))
+        frame = av.VideoFrame.from_ndarray(upright, "rgb24")
+    if pixels == "rgb24":
+        return frame.reformat(*size, pixels, interpolation=Interpolation.AREA, threads=1)
+    space, levels = Colorspace.ITU601, ColorRange.MPEG
+    return frame.reformat(
+        *size, pixels, interpolation=Interpolation.AREA, dst_colorspace=space, dst_color_range=levels, threads=1
+    )
+
+
+class ClipVideo:
+    """H.264 in MP4 of one clip: closed GOPs of two seconds, no audio track, frame k at k / fps."""
+
+    def __init__(self, size: tuple[int, int], fps: Fraction, crf: int) -> None:
+        self.size, self.frames = size, 0
+        self._buffer = io.BytesIO()
+        self._container = av.open(self._buffer, "w", format="mp4")
+        gop = str(max(1, round(2 * fps)))
+        options = {"preset": "veryfast", "crf": str(crf), "g": gop, "x264-params": "open-gop=0"}
+        self._stream = self._container.add_stream("libx264", rate=fps, options=options)
+        self._stream.width, self._stream.height = size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.thread_count = 1  # the same bytes on every machine
+        self._stream.codec_context.time_base = 1 / fps
+
+    def add(self, frame: av.VideoFrame) -> None:
+        """Encodes the next frame, yuv420p of the clip's size."""
+        frame.pts, frame.time_base = self.frames, self._stream.codec_context.time_base
+        frame.pict_type = 0  # else x264 repeats the key frames of the source
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def close(self) -> bytes:
+        """The bytes of the file."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._buffer.getvalue()
+
+
+@dataclass
+class Part:
+    """What one view gives to one clip: members without the view's name, and what meta.json says of each stream."""
+
+    members: dict[str, bytes] = field(default_factory=dict)
+    streams: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class VideoCutter:
+    """Frames in, one MP4 a clip out."""
+
+    def __init__(self, clips: list[Window], fps: float, short_side: int, crf: int) -> None:
+        self._clips, self._short_side, self._crf = clips, short_side, crf
+        self._fps = Fraction(fps).limit_denominator(1001)
+        self._held = Held(frame_instants(clips, self._fps))
+        self._size: tuple[int, int] | None = None
+        self._scaled: tuple[Shown, av.VideoFrame] | None = None
+        self._clip, self._start = -1, 0.0
+        self._video: ClipVideo | None = None
+        self._parts: dict[int, Part] = {}
+
+    @property
+    def complete(self) -> float:
+        """Clips before this one are complete."""
+        return self._held.complete
+
+    def push(self, time: float, shown: Shown) -> None:
+        """Takes a frame that appears at ``time`` on the recording's clock."""
+        self._write(self._held.push(time, shown))
+
+    def pause(self, end: float) -> None:
+        """The file is over, its last frame is seen until ``end``; another may follow."""
+        self._write(self._held.pause(end))
+
+    def part(self, clip: int) -> Part:
+        """Takes out a complete clip; without a picture in it, it is empty."""
+        if self._clip == clip:
+            self._close()
+        return self._parts.pop(clip, Part())
+
+    def _write(self, frames: Iterator[tuple[Instant, Shown]]) -> None:
+        for instant, shown in frames:
+            self._size = self._size or picture_size(shown, self._short_side)
+            since = instant.time - self._clips[instant.clip].start
+            if instant.clip != self._clip or self._video is None:
+                self._close()
+                self._clip, self._start = instant.clip, since
+                self._video = ClipVideo(self._size, self._fps, self._crf)
+            if self._scaled is None or self._scaled[0] is not shown:  # a frame that is held is scaled once
+                self._scaled = shown, picture(shown, self._size, "yuv420p")
+            while self._video.frames <= round((since - self._start) * self._fps):
+                self._video.add(self._scaled[1])  # more than once only after a hole between two files of a view
+
+    def _close(self) -> None:
+        if self._video is not None:
+            (width, height), start = self._video.size, round(self._start, 6)
+            about = {"start": start, "rate": float(self._fps), "width": width, "height": height}
+            self._parts[self._clip] = Part({"video.mp4": self._video.close()}, {"video": about})
+            self._video = None
+
+
+class AudioCutter:
+    """Sound in, one FLAC a clip out: 16 kHz, 16 bit, each sample at its time; silence only where sound is missing inside."""
+
+    complete: float = 0
+    """Clips before this one are complete."""
+
+    def __init__(self, clips: list[Window], people: int) -> None:
+        self._clips, self._people = clips, people
+        self._layout = ""
+        self._resampler: av.AudioResampler | None = None
+        self._form: tuple[str, str, int] | None = None
+        self._begin = 0.0  # time of sample 0
+        self._heard = -math.inf  # time up to which sound was taken
+        self._next = self._end = 0  # positions: of the next sample, after the last one
+        self._pieces: list[tuple[int, np.ndarray]] = []  # (position, [channel, sample])
+
+    def push(self, time: float, frame: av.AudioFrame) -> None:
+        """Takes sound that begins at ``time`` on the recording's clock."""
+        if not self._layout:
+            # a channel a participant is kept; everything else is mixed to one
+            self._layout = frame.layout.name if self._people == frame.layout.nb_channels > 1 else "mono"
+            self._begin = time
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form or abs(time - self._heard) > GAP:
+            self.pause()
+            self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=SAMPLE_RATE)
+            self._form, self._heard = form, time
+            self._next = round((time - self._begin) * SAMPLE_RATE)
+        self._heard += frame.samples / frame.sample_rate
+        frame.pts = None  # samples are counted here
+        self._take(frame)
+
+    def pause(self) -> None:
+        """The file is over, another may follow; or there is a gap. Takes what the resampler still holds."""
+        if self._resampler is not None:
+            self._take(None)
+            self._resampler = None
+
+    def _take(self, frame: av.AudioFrame | None) -> None:
+        assert self._resampler is not None
+        for piece in self._resampler.resample(frame):
+            samples = piece.to_ndarray()
+            known = max(0, self._end - self._next)  # time stamps went back: what was heard already is left out
+            if known < samples.shape[1]:
+                self._pieces.append((self._next + known, samples[:, known:]))
+            self._next += samples.shape[1]
+        self._end = max(self._end, self._next)
+        until = self._begin + self._end / SAMPLE_RATE
+        while self.complete < len(self._clips) and self._clips[int(self.complete)].end <= until:
+            self.complete += 1
+
+    def part(self, clip: int) -> Part:
+        """Takes out a complete clip; without sound in it, it is empty. Clips are asked for in their order."""
+        first, last = (math.ceil((t - self._begin) * SAMPLE_RATE - 1e-6) for t in self._clips[clip])
+        inside = [
+            (max(at, first), samples[:, max(0, first - at) : last - at])
+            for at, samples in self._pieces
+            if at < last and at + samples.shape[1] > first
+        ]
+        self._pieces = [piece for piece in self._pieces if piece[0] + piece[1].shape[1] > last]
+        if not inside:
+            return Part()
+        start, end = inside[0][0], inside[-1][0] + inside[-1][1].shape[1]
+        sound = np.zeros((inside[0][1].shape[0], end - start), np.float32)
+        for at, samples in inside:
+            sound[:, at - start : at - start + samples.shape[1]] = samples
+        integers = np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16)
+        buffer = io.BytesIO()
+        soundfile.write(buffer, integers.T, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        begins = self._begin + start / SAMPLE_RATE - self._clips[clip].start
+        about = {"start": round(max(0.0, begins), 6), "rate": SAMPLE_RATE, "channels": len(sound)}
+        return Part({"audio.flac": buffer.getvalue()}, {"audio": about})

@@ -1,0 +1,212 @@
+"""Reading a media file by its presentation time stamps, in one pass.
+
+- A file's clock starts with its first picture or sound, as a player shows it: MPEG files that start at 1.4 s start at 0,
+  a sound that starts 0.5 s after the picture starts at 0.5. Nothing is taken from headers.
+- One picture and one sound stream a file are read: those that FFmpeg holds for the best. Cover art is no picture.
+- A damaged packet is left out and counted; what follows is read as far as it can be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import av.container
+from av.stream import Disposition
+
+TOLERANCE = 1e-3
+"""Seconds: Matroska and others round time stamps to milliseconds, so a frame counts from a millisecond before its time."""
+
+
+class UnreadableError(Exception):
+    """A file that gives nothing: (reason, remedy)."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a file holds. ``zero``: the time stamp at which its clock starts; times in seconds from there."""
+
+    sha256: str
+    zero: Fraction
+    duration: float
+    video: bool
+    audio: bool
+    pixel_aspect: Fraction = Fraction(1)
+    """width of a pixel by its height"""
+    rotation: int = 0
+    """degrees, a multiple of 90, by which the picture has to be turned counter-clockwise to stand upright"""
+    missing: float = 0.0
+    """seconds that the header announces and the file does not hold: a copy that was cut short"""
+
+
+@dataclass
+class Damage:
+    """Packets that could not be decoded."""
+
+    packets: int = 0
+    first: float = 0.0
+    reason: str = ""
+
+    def add(self, time: float, error: Exception) -> None:
+        """Counts a packet at ``time`` seconds."""
+        if not self.packets:
+            self.first, self.reason = time, _short(error)
+        self.packets += 1
+
+
+class Event(NamedTuple):
+    """A decoded frame: from when to when it is seen or heard, in seconds on the file's clock."""
+
+    frame: av.VideoFrame | av.AudioFrame
+    time: float
+    end: float
+
+
+def _short(error: Exception) -> str:
+    """FFmpeg's message without the number and the file."""
+    return str(getattr(error, "strerror", None) or error).split(": '")[0]
+
+
+def _streams(container: av.container.InputContainer) -> list[av.VideoStream | av.AudioStream]:
+    pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    video = container.streams.best("video")
+    if video is not None and video not in pictures:
+        video = pictures[0] if pictures else None
+    return [stream for stream in (video, container.streams.best("audio")) if stream is not None]  # pyrefly: ignore
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    if path.is_dir():
+        raise UnreadableError("a folder, not a file", "name the files in it")
+    if not path.exists():
+        raise UnreadableError("no such file", "correct the path (it is relative to the manifest), or take the row out")
+    try:
+        if not path.stat().st_size:
+            raise UnreadableError("the file is empty", "copy it again")
+        return av.open(str(path))
+    except PermissionError:
+        raise UnreadableError("may not be read", "give yourself the right to read it") from None
+    except (av.FFmpegError, OSError) as error:
+        reason = f"not a media file that FFmpeg reads ({_short(error)})"
+        raise UnreadableError(reason, "copy it again, or convert it with ffmpeg") from None
+
+
+def probe(path: Path) -> Probe:
+    """Streams, clock and duration of a file from the time stamps of all its packets, and its sha256.
+
+    Raises UnreadableError where no picture and no sound can be decoded.
+    """
+    first = _first_frames(path)
+    if not first:
+        raise UnreadableError(
+            "neither picture nor sound in it can be decoded", "copy it again, or convert it with ffmpeg"
+        )
+    zero = min(frame.pts * frame.time_base for frame in first.values())
+    ends = [zero]
+    announced, aspect = Fraction(0), Fraction(1)
+    with _open(path) as container:
+        streams = [stream for stream in _streams(container) if stream.type in first]
+        for stream in streams:
+            if "mp4" in container.format.name and stream.duration and stream.time_base:
+                announced = max(announced, stream.duration * stream.time_base)
+            if isinstance(stream, av.VideoStream):
+                aspect = stream.sample_aspect_ratio or aspect
+        try:
+            for packet in container.demux(streams):
+                if packet.pts is not None and packet.time_base is not None and not packet.is_discard:
+                    ends.append((packet.pts + (packet.duration or 0)) * packet.time_base)
+        except av.FFmpegError:
+            pass  # the part before the fault counts; reading it will report the fault
+    duration = float(max(ends) - zero)
+    missing = float(announced) - duration
+    picture = first.get("video")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Probe(
+        sha256=sha256,
+        zero=zero,
+        duration=duration,
+        video="video" in first,
+        audio="audio" in first,
+        pixel_aspect=aspect,
+        rotation=round(picture.rotation / 90) * 90 % 360 if isinstance(picture, av.VideoFrame) else 0,
+        missing=missing if missing > 1 else 0.0,
+    )
+
+
+def _first_frames(path: Path) -> dict[str, Any]:
+    """The first picture and the first sound that can be decoded and that carry a time stamp."""
+    with _open(path) as container:
+        streams = _streams(container)
+        first: dict[str, Any] = {}
+        try:
+            for packet in container.demux(streams):
+                if packet.stream.type in first:
+                    continue
+                try:
+                    frames = [frame for frame in packet.decode() if getattr(frame, "pts", None) is not None]
+                except av.FFmpegError:
+                    continue
+                if frames:
+                    first[packet.stream.type] = frames[0]
+                if len(first) == len(streams):
+                    break
+        except av.FFmpegError:
+            pass
+        return first
+
+
+def read(path: Path, probed: Probe, damage: Damage, video: bool = True, audio: bool = True) -> Iterator[Event]:
+    """Every picture and every piece of sound of a file, each kind in growing time, in one pass.
+
+    Damaged packets are added to ``damage``. Frames whose time stamp does not grow are left out.
+    """
+    latest = {kind: -1.0 for kind, on in (("video", video and probed.video), ("audio", audio and probed.audio)) if on}
+    with _open(path) as container:
+        streams = [stream for stream in _streams(container) if stream.type in latest]
+        for stream in streams:
+            stream.codec_context.thread_count = 1  # one file a process; also the same pictures on every machine
+        if not streams:
+            return
+        packets = container.demux(streams)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                damage.add(max(latest.values()), error)
+                return
+            yield from _decode(packet, probed, damage, latest)
+
+
+def _decode(packet: av.Packet, probed: Probe, damage: Damage, latest: dict[str, float]) -> Iterator[Event]:
+    kind = packet.stream.type
+    try:
+        frames = packet.decode()
+    except av.FFmpegError as error:
+        time = latest[kind] if packet.pts is None else float(packet.pts * packet.time_base - probed.zero)
+        damage.add(max(0.0, time), error)
+        return
+    for frame in frames:
+        if frame.pts is None or frame.time_base is None:
+            damage.add(max(0.0, latest[kind]), ValueError("a frame without a time stamp"))
+            continue
+        time = float(frame.pts * frame.time_base - probed.zero)
+        if time <= latest[kind]:
+            continue
+        latest[kind] = time
+        if isinstance(frame, av.AudioFrame):
+            end = time + frame.samples / frame.sample_rate
+        else:
+            end = time + (float(frame.duration * frame.time_base) or _frame_seconds(packet.stream))
+        yield Event(frame, time, end)
+
+
+def _frame_seconds(stream: av.VideoStream) -> float:
+    return float(1 / stream.average_rate) if stream.average_rate else 0.0

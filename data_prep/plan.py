@@ -1,0 +1,154 @@
+"""What a build is going to do, settled before it starts: clips, keys, and which recordings share a shard.
+
+The plan follows from the manifest, the files' contents and the settings alone, never from the number of workers or from
+what was built before; so any number of interruptions ends in the same shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from configs import plain
+from data_prep.clips import clip_windows
+from data_prep.config import BuildConfig
+from data_prep.decode import Probe
+from data_prep.given import STREAMS, sidecar
+from data_prep.manifest import Failure, Recording, Source, View
+from data_prep.samples import PlannedRecording, tool_versions
+from data_prep.shards import SCHEMA, key_bases
+from data_prep.views import PlannedFile, PlannedView
+
+Probes = Mapping[Path, Probe | tuple[str, str]]
+"""Of each file what it holds, or why it cannot be read and what to do."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one worker does at a time: short recordings that share a shard, or a long one with shards of its own.
+
+    ``shard_clips``: how many clips of a long recording go into a shard; 0 = all into one.
+    """
+
+    name: str
+    recordings: tuple[PlannedRecording, ...]
+    shard_clips: int
+    skip: tuple[Failure, ...] = ()
+    """recordings that a worker died of, as the lines of failures.csv that they are by now"""
+
+    def shard_name(self, number: int) -> str:
+        """The file name of its shard ``number``."""
+        return f"{self.name}-{number:04d}.tar"
+
+
+def plan(recordings: list[Recording], probes: Probes, config: BuildConfig) -> tuple[list[Unit], list[Failure]]:
+    """The units of a build in manifest order, and a failure for each file or recording that cannot be used."""
+    bases = key_bases(recording.name for recording in recordings)
+    planned, failures = [], []
+    for recording in recordings:
+        views, faults = _plan_views(recording, probes)
+        failures += faults
+        if not views:
+            continue
+        end = max(view.files[-1].end for view in views)
+        clips = clip_windows(recording.windows, end, config.clip_seconds)
+        if clips:
+            planned.append(PlannedRecording(recording, bases[recording.name], tuple(views), tuple(clips)))
+        else:
+            reason = f"no clip of 1 s or more in it: it ends at {end:.2f} s"
+            file = views[0].files[0].source.name
+            failures.append(Failure(recording.name, "", file, None, reason, "correct start and end, or take it out"))
+    return _units(planned, config), failures
+
+
+def _plan_views(recording: Recording, probes: Probes) -> tuple[list[PlannedView], list[Failure]]:
+    """The views whose files can all be read, on the recording's clock; a view that cannot is left out and reported."""
+    views, failures = [], []
+    for view in recording.views:
+        faults = _faults(recording, view, probes)
+        failures += faults
+        if faults:
+            continue
+        files: list[PlannedFile] = []
+        for source in view.sources:
+            # a chapter file goes on where the one before it ended
+            offset = source.offset if source.offset is not None else files[-1].end if files else 0.0
+            probed = probes[source.path]
+            assert isinstance(probed, Probe)
+            files.append(PlannedFile(source, probed, offset))
+        views.append(PlannedView(view, tuple(files)))
+    return views, failures
+
+
+def _faults(recording: Recording, view: View, probes: Probes) -> list[Failure]:
+    faults = []
+    for source in view.sources:
+        probed = probes[source.path]
+        if not isinstance(probed, Probe):
+            faults.append(Failure(recording.name, view.name, source.name, None, *probed))
+    if len(recording.views) > 1 and view.sources[0].offset is None:
+        remedy = "give each view its offset in the manifest (0 for the view whose clock is the recording's)"
+        reason = "its offset to the other views is not known"
+        faults.append(Failure(recording.name, view.name, view.sources[0].name, None, reason, remedy))
+    return faults
+
+
+def _units(planned: Iterable[PlannedRecording], config: BuildConfig) -> list[Unit]:
+    """Recordings in their order, as many to a shard as fit; one that is longer than a shard goes alone."""
+    room = 60 * config.shard_minutes
+    groups: list[list[PlannedRecording]] = []
+    filled = math.inf
+    for recording in planned:
+        if filled + recording.load > room:
+            groups.append([])
+            filled = 0.0
+        groups[-1].append(recording)
+        filled += recording.load
+    units = []
+    for number, group in enumerate(groups):
+        clips_a_shard = max(1, int(room / (config.clip_seconds * len(group[0].views)))) if group[0].load > room else 0
+        name = f"shard-{number:05d}-{_digest(group, clips_a_shard, config)}"
+        units.append(Unit(name, tuple(group), clips_a_shard))
+    return units
+
+
+def _digest(group: list[PlannedRecording], shard_clips: int, config: BuildConfig) -> str:
+    """8 hexadecimal digits over everything that decides about the bytes of a unit's shards."""
+    settings = {
+        field.name: plain(getattr(config, field.name))
+        for field in fields(config)
+        if field.name not in {"manifest", "out", "workers", "models", "shard_minutes"}
+    }
+    content = [
+        {
+            "recording": _without_paths(recording.recording),
+            "key": recording.key_base,
+            "clips": recording.clips,
+            "files": [
+                [file.source.name, file.probed.sha256, file.offset, _given(file.source, config)]
+                for view in recording.views
+                for file in view.files
+            ],
+        }
+        for recording in group
+    ]
+    text = json.dumps([SCHEMA, tool_versions(), settings, shard_clips, content], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without_paths(recording: Recording) -> list:
+    """What the manifest says of a recording; where its files lie does not matter."""
+    views = [[view.name, [source.name for source in view.sources], view.participants] for view in recording.views]
+    return [recording.name, views, recording.split, recording.extra]
+
+
+def _given(source: Source, config: BuildConfig) -> list[str]:
+    """sha256 of the landmarks beside a file, where they are used."""
+    if config.landmarks != "given":
+        return []
+    paths = [sidecar(source.path, stream) for stream in STREAMS]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]

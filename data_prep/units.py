@@ -1,0 +1,155 @@
+"""Building one unit of the plan in a worker process: its shards, and a record of them when they are whole.
+
+The record is written last. A unit is whole when its record is there and each shard has the size that the record names;
+whatever is interrupted before leaves temporary files only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import BuildConfig
+from data_prep.given import GivenError
+from data_prep.manifest import Failure
+from data_prep.plan import Unit
+from data_prep.pool import Report
+from data_prep.samples import PlannedRecording, Samples
+from data_prep.shards import ShardWriter
+
+STATE = ".build"
+"""Folder of the records, probes and temporary files of a build."""
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """A unit with all that a worker needs."""
+
+    unit: Unit
+    config: BuildConfig
+    models: Path | None
+
+
+def record_path(out: Path, unit: Unit) -> Path:
+    """The file that says that a unit is whole."""
+    return out / STATE / f"{unit.name}.json"
+
+
+def whole(out: Path, unit: Unit) -> dict[str, Any] | None:
+    """The record of a unit whose shards are all there; None where it has to be built."""
+    try:
+        record = json.loads(record_path(out, unit).read_text())
+        if all((out / name).stat().st_size == size for name, size in record["shards"].items()):
+            return record
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def build_unit(task: UnitTask, report: Report) -> dict[str, Any]:
+    """Writes the shards of a unit and its record, which it returns.
+
+    Reports (recording, seconds of views done) as it goes on. What goes wrong with a recording is a failure in the record.
+    """
+    unit, out = task.unit, task.config.out
+    shards, rows = {}, []
+    failures = list(unit.skip)
+    skipped = {failure.recording for failure in unit.skip}
+    shelf = _Shelf(out, unit)
+    try:
+        for planned in unit.recordings:
+            if planned.recording.name not in skipped:
+                failures += _build_recording(planned, task, shelf, report)
+        shards, rows = shelf.close()
+    finally:
+        shelf.discard()
+    record = {"shards": shards, "rows": rows, "failures": [asdict(failure) for failure in failures]}
+    temporary = out / STATE / f"{unit.name}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(record, ensure_ascii=False))
+    temporary.replace(record_path(out, unit))
+    return record
+
+
+class _Shelf:
+    """The shards of a unit that are being written; they get their names only when all of them are complete."""
+
+    def __init__(self, out: Path, unit: Unit) -> None:
+        self._out, self._unit = out, unit
+        self._writers: dict[int, ShardWriter] = {}
+
+    def writer(self, number: int) -> ShardWriter:
+        """The shard ``number`` of the unit."""
+        if number not in self._writers:
+            for writer in self._writers.values():
+                writer.finish()
+            name = self._unit.shard_name(number)
+            temporary = self._out / STATE / f"{name}.{os.getpid()}.tmp"
+            self._writers[number] = ShardWriter(self._out / name, temporary)
+        return self._writers[number]
+
+    def close(self) -> tuple[dict[str, int], list[dict[str, Any]]]:
+        """Names the shards; returns their sizes by name and the rows of the index."""
+        sizes = {writer.path.name: writer.publish() for writer in self._writers.values() if writer.rows}
+        return sizes, [row for writer in self._writers.values() for row in writer.rows]
+
+    def discard(self) -> None:
+        """Removes what has no name yet."""
+        for writer in self._writers.values():
+            writer.discard()
+
+
+def _build_recording(planned: PlannedRecording, task: UnitTask, shelf: _Shelf, report: Report) -> list[Failure]:
+    """Writes the samples of a recording as far as it goes, and says what was wrong with it."""
+    name = planned.recording.name
+    report((name, 0.0))
+    done = 0
+    samples = None
+    try:
+        samples = Samples(planned, task.config, task.models)
+        for done, clip in enumerate(planned.clips):
+            sample = samples.clip(done)
+            if sample is not None:
+                shelf.writer(done // task.unit.shard_clips if task.unit.shard_clips else 0).write(*sample)
+            report((name, (clip.end - clip.start) * len(planned.views)))
+    except GivenError as error:
+        path, reason = error.args
+        return [Failure(name, "", path, planned.clips[done].start, reason, "write the file again, or take it away")]
+    except (OSError, MemoryError):
+        raise  # the disk is full or not ours: nothing to do with this recording
+    except Exception as error:  # any library below may raise anything on a damaged file: it costs this recording only
+        file = planned.views[0].files[0].source.name
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return [
+            Failure(name, "", file, planned.clips[done].start, reason, "convert it with ffmpeg; clips before are kept")
+        ]
+    finally:
+        if samples is not None:
+            samples.close()
+    return _damage(planned, samples)
+
+
+def _damage(planned: PlannedRecording, samples: Samples) -> list[Failure]:
+    """What could not be decoded on the way: the clips are there, but what was seen before stands still in them."""
+    failures = []
+    for view, reader in zip(planned.views, samples.readers, strict=True):
+        for file in view.files:
+            damage = reader.damage[file.source.name]
+            missing = f"it ends at {file.probed.duration:.1f} s, {file.probed.missing:.1f} s before its header says"
+            reasons = [f"{damage.packets} packets cannot be decoded ({damage.reason})"] if damage.packets else []
+            reasons += [missing] if file.probed.missing else []
+            if reasons:
+                start = damage.first + file.offset if damage.packets else file.end
+                failures.append(
+                    Failure(
+                        planned.recording.name,
+                        view.view.name,
+                        file.source.name,
+                        round(start, 3),
+                        "; ".join(reasons),
+                        "copy it again; what could be read is in the shards",
+                    )
+                )
+    return failures
