@@ -12,7 +12,10 @@ from pretrain.config import ReleaseConfig, RunConfig
 COMMANDS = {
     "run": Command("train on shards; the same command goes on where it was stopped", RunConfig, "pretrain.engine:run"),
     "release": Command(
-        "a run's newest checkpoint -> a folder for collaborators", ReleaseConfig, "pretrain.release:release", ("run", "out")
+        "a run's newest checkpoint -> a folder for collaborators",
+        ReleaseConfig,
+        "pretrain.release:release",
+        ("run", "out"),
     ),
 }
 

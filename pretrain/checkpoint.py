@@ -1,0 +1,129 @@
+"""Checkpoints of a run: written aside and renamed when whole, the last two kept, each with weights that need no DeepSpeed.
+
+    RUN/checkpoints/step-00000100/deepspeed/...          what DeepSpeed resumes from (a part a process)
+                                  weights.safetensors    all weights in float32, names as in MaskedAutoencoder
+                                  config.json            the run's config; step, position in the stream
+
+A checkpoint is whole once it bears its name: before that it is ``.writing``, and a folder to be removed becomes ``.old``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from configs import UserError, plain
+from pretrain.config import RunConfig
+from pretrain.objective import MaskedAutoencoder
+from pretrain.processes import Processes
+
+KEPT = 2
+TAG = "deepspeed"
+FIXED = ("model", "mask", "weights", "batch", "seed", "zero_stage")  # what a run that goes on must have as it began
+
+
+def whole_checkpoints(run: Path) -> list[Path]:
+    """The finished checkpoints of a run, oldest first."""
+    found = (run / "checkpoints").glob("step-*")
+    return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def newest(run: Path) -> Path | None:
+    """The newest finished checkpoint of a run."""
+    return next(reversed(whole_checkpoints(run)), None)
+
+
+def save(engine: Any, config: RunConfig, processes: Processes, state: dict[str, Any]) -> Path:
+    """Writes a checkpoint; every process calls it. ``state``: JSON values, among them ``step``. Returns its folder."""
+    run = config.out / "checkpoints"
+    folder, aside = run / f"step-{state['step']:08d}", run / ".writing"
+    if processes.first:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    processes.wait()
+    universal = {
+        "universal_checkpoint_info": {"universal_checkpoint_version": 0.2}
+    }  # lets ds_to_universal read ZeRO 1 and 2
+    engine.save_checkpoint(str(aside), tag=TAG, client_state={**state, **universal}, save_latest=False)
+    weights = consolidated(engine)
+    processes.wait()
+    if processes.first:
+        save_file(weights, aside / "weights.safetensors")
+        (aside / "config.json").write_text(json.dumps({"state": state, "config": plain(config)}, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        for old in whole_checkpoints(config.out)[:-KEPT]:
+            shutil.rmtree(old.rename(run / ".old"))
+    processes.wait()
+    return folder
+
+
+def load(engine: Any, config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Restores weights, optimizer and schedule; returns the state that was saved. Raises UserError where they do not fit."""
+    saved = json.loads((folder / "config.json").read_text())
+    ours = json.loads(json.dumps(plain(config)))
+    for name in FIXED:
+        if saved["config"][name] != ours[name]:
+            theirs, own = _first_difference(name, saved["config"][name], ours[name])
+            raise UserError(
+                f"{folder}: this run has {theirs}, you ask for {own}: take another --out, or the run's own settings"
+            )
+    parts = len(list((folder / TAG).glob("zero_pp_rank_*_optim_states.pt")))
+    if parts and parts != torch.distributed.get_world_size():
+        raise UserError(f"{folder}: written by {parts} processes: go on with {parts}")
+    with _safe_loading(engine):
+        path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    if path is None:
+        raise UserError(f"{folder}: DeepSpeed finds no checkpoint there")
+    return saved["state"]
+
+
+def _first_difference(name: str, theirs: Any, ours: Any) -> tuple[str, str]:
+    """The first setting that differs, as "name value" of both."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in {**theirs, **ours}:
+            if theirs.get(key) != ours.get(key):
+                return _first_difference(f"{name}.{key}", theirs.get(key), ours.get(key))
+    return f"{name} {theirs}", f"{ours}"
+
+
+@contextlib.contextmanager
+def _safe_loading(engine: Any) -> Iterator[None]:
+    """DeepSpeed unpickles whatever a checkpoint holds; this lets it build tensors and its own few classes only."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    def load(path: str, map_location: Any = None) -> Any:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    engine.checkpoint_engine.load = load
+    with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
+        yield
+
+
+@contextlib.contextmanager
+def gathered(engine: Any) -> Iterator[MaskedAutoencoder]:
+    """The module with all its weights in every process (ZeRO stage 3 keeps a part in each); every process enters."""
+    import deepspeed
+
+    if engine.zero_optimization_stage() < 3:
+        yield engine.module
+        return
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        yield engine.module
+
+
+def consolidated(engine: Any) -> dict[str, Tensor]:
+    """All weights and buffers of the module as contiguous tensors on the CPU; every process calls it."""
+    with gathered(engine) as module:
+        return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}

@@ -1,0 +1,228 @@
+"""Settings of pretraining, as typed dataclasses. Nothing heavy is imported here: ``--help`` reads this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class StreamConfig:
+    """A stream as the model sees it: a vector every ``cell_seconds``, and a token for every ``cells_per_token`` of them."""
+
+    features: int
+    """numbers a cell"""
+    cell_seconds: float
+    """seconds from one vector to the next"""
+    cells_per_token: int
+    """vectors that one token holds"""
+
+    @property
+    def token_seconds(self) -> float:
+        return self.cell_seconds * self.cells_per_token
+
+
+def default_streams() -> dict[str, StreamConfig]:
+    """Audio (64 mel bins, 10 ms), face (478 points, 52 blendshapes, head turn and place) and pose (33 points), 0.5 s a token."""
+    return {
+        "audio": StreamConfig(features=64, cell_seconds=0.01, cells_per_token=50),
+        "face": StreamConfig(features=478 * 3 + 52 + 9, cell_seconds=0.125, cells_per_token=4),
+        "pose": StreamConfig(features=33 * 4 + 33 * 3, cell_seconds=0.125, cells_per_token=4),
+    }
+
+
+@dataclass
+class ModelConfig:
+    """Sizes of the encoder and of the light decoder. The defaults are VideoMAE ViT-S."""
+
+    dim: int = 384
+    """width of the trunk"""
+    layers: int = 12
+    """blocks of the trunk"""
+    heads: int = 6
+    """attention heads of the trunk"""
+    mlp_dim: int = 1536
+    """hidden width of the trunk's MLPs"""
+    decoder_dim: int = 192
+    """width of the decoder"""
+    decoder_layers: int = 4
+    """blocks of the decoder"""
+    decoder_heads: int = 3
+    """attention heads of the decoder"""
+    image_height: int = 224
+    """height, in pixels, of the picture whose places the position table names (VideoMAE's own: 224)"""
+    image_width: int = 224
+    """width, in pixels, of that picture"""
+    patch: int = 16
+    """side of a video token, in pixels"""
+    tubelet: int = 2
+    """frames of a video token"""
+    segment_frames: int = 16
+    """consecutive frames of a segment: what a VideoMAE encoder reads at once"""
+    frame_rate: float = 12.5
+    """frames a second that the encoder takes from a view; faster video is thinned to it"""
+    streams: dict[str, StreamConfig] = field(default_factory=default_streams)
+    """the streams beside video; a recording may lack any of them"""
+    chunk_seconds: float = 2.0
+    """the time grid: tokens of a stream attend among themselves within one chunk"""
+    reach_chunks: int = 1
+    """how many chunks before and after its own a token reads through the gated branch"""
+    pool_seconds: float = 0.5
+    """what is read through the gated branch is averaged over this many seconds"""
+    layer_norm_eps: float = 1e-6
+    """epsilon of the layer norms (original VideoMAE 1e-6, Hugging Face 1e-12)"""
+    final_norm: bool = True
+    """a layer norm after the last block (off in VideoMAE checkpoints that average the tokens)"""
+    qv_bias: bool = True
+    """biases on queries and values, as VideoMAE has them"""
+
+    def __post_init__(self) -> None:
+        for width, heads, name in (
+            (self.dim, self.heads, "heads"),
+            (self.decoder_dim, self.decoder_heads, "decoder_heads"),
+        ):
+            if width % heads or (width // heads) % 2:
+                raise ValueError(f"{name}: {heads} does not divide the width {width} into heads of even size")
+        for side in ("image_height", "image_width"):
+            if getattr(self, side) % self.patch:
+                raise ValueError(f"{side}: {getattr(self, side)} is no multiple of patch ({self.patch})")
+        if self.segment_frames % self.tubelet:
+            raise ValueError(f"segment_frames: {self.segment_frames} is no multiple of tubelet ({self.tubelet})")
+        if "video" in self.streams:
+            raise ValueError("streams: 'video' is always there and is not listed")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All modalities in the order of the packed tokens: video first."""
+        return ("video", *self.streams)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Video tokens of one segment along (time, height, width)."""
+        return (
+            self.segment_frames // self.tubelet,
+            self.image_height // self.patch,
+            self.image_width // self.patch,
+        )
+
+
+@dataclass
+class MaskConfig:
+    """What is hidden from the encoder and what the decoder rebuilds."""
+
+    video: float = 0.9
+    """share of the places of a segment that is hidden, through all of its time (tube masking)"""
+    streams: float = 0.5
+    """share of the tokens of a stream that is hidden"""
+    span_seconds: float = 1.0
+    """streams are hidden in spans of this length"""
+    decoded: float = 1.0
+    """share of the hidden tokens that is rebuilt (dual masking of VideoMAE V2 where below 1)"""
+
+    def __post_init__(self) -> None:
+        for name in ("video", "streams"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"mask.{name}: {getattr(self, name)} is not between 0 and 1")
+        if not 0 < self.decoded <= 1:
+            raise ValueError(f"mask.decoded: {self.decoded} is not in (0, 1]")
+
+
+@dataclass
+class DataConfig:
+    """Which clips are read, and how."""
+
+    shards: Path
+    """folder that `kinesic data_prep build` wrote"""
+    splits: list[str] | None = None
+    """only clips of these splits; all where absent"""
+    shuffle_shards: int = 16
+    """this many shards are mixed at a time: more is a better shuffle, fewer keeps the reading together"""
+    workers: int = 2
+    """processes that read and decode, for each training process; 0 = the training process itself"""
+    cache: bool = False
+    """keep decoded clips in memory (workers: 0 only): for small data that is seen many times"""
+    statistics_clips: int = 64
+    """clips from which mean and deviation of the streams are measured before the first step"""
+
+    def __post_init__(self) -> None:
+        if self.cache and self.workers:
+            raise ValueError(f"data.cache needs data.workers 0, not {self.workers}: workers would each keep all clips")
+        if self.workers < 0 or self.shuffle_shards < 1 or self.statistics_clips < 1:
+            raise ValueError("data: workers must be 0 or more, shuffle_shards and statistics_clips 1 or more")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine to zero, by step."""
+
+    lr: float = 1e-3
+    """highest learning rate"""
+    gate_lr: float = 1e-2
+    """highest learning rate of the gates, which start at zero and have a handful of values each"""
+    weight_decay: float = 0.05
+    """on matrices; biases, norms and gates have none"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's, as VideoMAE has them"""
+    warmup_steps: int = 1000
+    """steps from zero to the highest learning rate"""
+    clip: float = 1.0
+    """largest norm of the gradient; 0 = no clipping"""
+
+
+@dataclass
+class RunConfig:
+    """Pretraining: shards -> checkpoints. The same command goes on where a run was stopped."""
+
+    out: Path
+    """folder of the run: checkpoints, metrics, pictures; run again into it to go on"""
+    data: DataConfig
+    """the clips"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """sizes of the model"""
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    """what is hidden and rebuilt"""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """learning rates"""
+    weights: dict[str, float] = field(default_factory=dict)
+    """weight of a modality in the loss; 1 where not named"""
+    init: Path | None = None
+    """Hugging Face VideoMAE folder to start from"""
+    steps: int = 100_000
+    """optimizer steps in all"""
+    batch: int = 256
+    """clips of one step, over all processes and accumulation steps: results do not depend on the number of processes"""
+    accumulate: int = 1
+    """forward passes that make up one step: more need less memory"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16 (autocast), weights and optimizer in float32"""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """what DeepSpeed's ZeRO splits over the processes: 1 optimizer, 2 and gradients, 3 and weights"""
+    seed: int = 0
+    """of weights, order of the clips and masks"""
+    checkpoint_every: int = 1000
+    """steps; the last two checkpoints are kept"""
+    picture_every: int = 0
+    """steps between reconstructions.png; 0 = only at the end"""
+    log_every: int = 10
+    """steps between entries in MLflow; metrics.csv has every step"""
+    tracking_uri: str | None = None
+    """MLflow server or store; else one sqlite file in the run's folder"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        unknown = sorted(set(self.weights) - set(self.model.modalities))
+        if unknown:
+            raise ValueError(f"weights: no modality {', '.join(unknown)}; there are {', '.join(self.model.modalities)}")
+
+
+@dataclass
+class ReleaseConfig:
+    """A checkpoint of a run -> a folder for collaborators."""
+
+    run: Path
+    """folder of a `kinesic pretrain run`; its newest checkpoint is taken"""
+    out: Path
+    """folder to write; it must not exist"""

@@ -1,0 +1,116 @@
+"""Pictures of a run for people to look at: reconstructions.png (what the model makes of hidden tokens) and loss.png."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from pretrain.clips import Clip
+from pretrain.objective import MaskedAutoencoder
+from pretrain.reconstruction import Reconstruction, reconstruct
+from pretrain.tracking import read_metrics
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+INSTANTS = 8  # shown of a clip
+POINTS = {"face": 478, "pose": 33}  # of these streams the first numbers of a cell are points (x, y, z)
+HIDDEN, SHOWN, REBUILT = "#d9d9d9", "#1f4e79", "#c0504d"
+
+
+def draw_reconstructions(model: MaskedAutoencoder, clips: Sequence[Clip], seeds: Sequence[int], out: Path) -> None:
+    """Writes reconstructions.png: for each modality a clip that holds it, in rows original, masked, rebuilt."""
+    was_training = model.training
+    model.eval()
+    found: dict[str, Reconstruction] = {}
+    for clip, seed in zip(clips, seeds, strict=True):
+        for name, part in reconstruct(model, clip, seed).items():
+            found.setdefault(name, part)
+    model.train(was_training)
+    figure = plt.figure(figsize=(1.3 * INSTANTS, 4 * len(found)), layout="constrained")
+    for name, panel in zip(found, figure.subfigures(len(found), 1, squeeze=False).flat, strict=True):
+        panel.suptitle(name, x=0.02, ha="left", fontweight="bold")
+        draw = _draw_video if name == "video" else _draw_points if name in POINTS else _draw_cells
+        draw(panel, found[name], name)
+    _save(figure, out / "reconstructions.png")
+
+
+def _draw_video(panel: Any, part: Reconstruction, name: str) -> None:
+    axes = panel.subplots(3, INSTANTS)
+    masked = np.where(part.hidden[..., None], 0.85, part.original)
+    for column, frame in enumerate(_instants(len(part.original))):
+        for row, pictures in enumerate((part.original, masked, part.rebuilt)):
+            axes[row, column].imshow(pictures[frame], vmin=0, vmax=1)
+    _label(axes)
+
+
+def _draw_points(panel: Any, part: Reconstruction, name: str) -> None:
+    """A face or a pose at some instants, as it stands relative to its person's median place."""
+    axes = panel.subplots(3, INSTANTS)
+    there = np.flatnonzero(~np.isnan(part.original[:, 0]))
+    series = [cells[:, : 3 * POINTS[name]].reshape(len(cells), -1, 3) for cells in (part.original, part.rebuilt)]
+    spread = np.nanmax(np.abs(series[0][..., :2])) * 1.1
+    for column, cell in enumerate(there[_instants(len(there))]):
+        hidden = part.hidden[cell]
+        rows = ((series[0], SHOWN), (series[0], HIDDEN if hidden else SHOWN), (series[1], REBUILT if hidden else SHOWN))
+        for row, (points, colour) in enumerate(rows):
+            if not (row == 1 and hidden):
+                axes[row, column].scatter(*points[cell, :, :2].T, s=1 if name == "face" else 4, c=colour, linewidths=0)
+            axes[row, column].set(xlim=(-spread, spread), ylim=(spread, -spread), aspect="equal")
+            axes[row, column].set_facecolor(HIDDEN if row == 1 and hidden else "white")
+    _label(axes)
+
+
+def _draw_cells(panel: Any, part: Reconstruction, name: str) -> None:
+    """Numbers over time as a map: for audio a mel spectrogram."""
+    axes = panel.subplots(3, 1, squeeze=False)
+    low, high = np.nanpercentile(part.original, [1, 99])
+    masked = np.where(part.hidden[:, None], np.nan, part.original)
+    for row, cells in enumerate((part.original, masked, part.rebuilt)):
+        axes[row, 0].imshow(cells.T, aspect="auto", origin="lower", vmin=low, vmax=high, cmap="magma")
+        axes[row, 0].set_facecolor(HIDDEN)
+    _label(axes)
+
+
+def _instants(length: int) -> np.ndarray:
+    """Up to INSTANTS places, evenly spread."""
+    return np.unique(np.linspace(0, length - 1, min(length, INSTANTS)).astype(int))
+
+
+def _label(axes: np.ndarray) -> None:
+    for row, text in enumerate(("original", "masked", "rebuilt")):
+        axes[row, 0].set_ylabel(text)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+
+
+def draw_losses(out: Path) -> None:
+    """Writes loss.png from metrics.csv: a curve a modality, steps behind it in a paler tone."""
+    rows = read_metrics(out / "metrics.csv")
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for number, column in enumerate(name for name in rows[0] if name.startswith("loss_")):
+        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        if not points:
+            continue
+        steps, losses = np.array(points).T
+        width = max(len(losses) // 20, 1)
+        smooth = np.convolve(losses, np.ones(width) / width, "valid")
+        axis.plot(steps, losses, color=f"C{number}", alpha=0.25, linewidth=0.8)
+        axis.plot(steps[width - 1 :], smooth, color=f"C{number}", linewidth=2, label=column.removeprefix("loss_"))
+    axis.set(xlabel="step", ylabel="mean squared error of hidden tokens", ylim=(0, None))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(frameon=False)
+    _save(figure, out / "loss.png")
+
+
+def _save(figure: Any, file: Path) -> None:
+    temporary = file.with_name(f".{file.name}")
+    figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+    temporary.replace(file)
