@@ -24,10 +24,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from configs import UserError, write_run_record
 from data_prep.config import BuildConfig
-from data_prep.decode import Probe, UnreadableError, probe
+from data_prep.decode import Probe, UnreadableError, check, probe
 from data_prep.manifest import Failure, Recording, read_manifest
 from data_prep.plan import Unit, plan
-from data_prep.pool import Pool, Report
+from data_prep.pool import News, Pool, Report
 from data_prep.shards import INDEX, write_index
 from data_prep.units import STATE, UnitTask, build_unit, whole
 
@@ -104,22 +104,22 @@ def _do(task: Any, report: Report) -> Any:
 
 
 def _probe_all(recordings: list[Recording], config: BuildConfig, pool: Pool, progress: Progress) -> dict[Path, Any]:
-    """What each file holds; files that have not changed since the last run are not read again."""
+    """What each file holds, or (why it cannot be read, what to do); files that have not changed are not read again."""
     memory = _ProbeMemory(config.out / STATE / "probes.jsonl")
     paths = list(dict.fromkeys(source.path for r in recordings for view in r.views for source in view.sources))
     probes = {path: known for path in paths if (known := memory.get(path)) is not None}
-    bar = progress.add_task("reading files", total=len(paths), completed=len(probes), unit="files")
+    bar = progress.add_task("reading files", total=len(paths), unit="files")
+    progress.advance(bar, len(probes))
     for news in pool.run(path for path in paths if path not in probes):
         if news.kind == "note":
             continue
         probes[news.task] = _outcome(news, config.out)
-        if isinstance(probes[news.task], Probe):
-            memory.put(news.task, probes[news.task])
+        memory.put(news.task, probes[news.task])
         progress.advance(bar)
     return probes
 
 
-def _outcome(news: Any, out: Path) -> Any:
+def _outcome(news: News, out: Path) -> Probe | tuple[str, str]:
     if news.kind == "died":
         return f"a process that read it was lost: {news.value}", "convert it with ffmpeg"
     if news.kind == "error":
@@ -139,29 +139,38 @@ class _ProbeMemory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[tuple, Probe] = {}
+        self._known: dict[tuple, Probe | tuple[str, str]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
-                *key, values = json.loads(line)
-                values["zero"], values["pixel_aspect"] = Fraction(values["zero"]), Fraction(values["pixel_aspect"])
-                self._known[tuple(key)] = Probe(**values)
-            except (ValueError, TypeError, KeyError):
+                *key, value = json.loads(line)
+                if isinstance(value, dict):
+                    value["zero"], value["pixel_aspect"] = Fraction(value["zero"]), Fraction(value["pixel_aspect"])
+                    self._known[tuple(key)] = Probe(**value)
+                else:
+                    self._known[tuple(key)] = (value[0], value[1])
+            except (ValueError, TypeError, KeyError, IndexError):
                 continue  # cut short, or of another version
 
-    def get(self, path: Path) -> Probe | None:
+    def get(self, path: Path) -> Probe | tuple[str, str] | None:
+        """What is known of a file as it is now."""
+        try:
+            check(path)
+        except UnreadableError as error:
+            return error.args
         return self._known.get(self._key(path))
 
-    def put(self, path: Path, probed: Probe) -> None:
-        values = asdict(probed) | {"zero": str(probed.zero), "pixel_aspect": str(probed.pixel_aspect)}
+    def put(self, path: Path, probed: Probe | tuple[str, str]) -> None:
+        """Remembers what was found."""
+        if isinstance(probed, Probe):
+            value = asdict(probed) | {"zero": str(probed.zero), "pixel_aspect": str(probed.pixel_aspect)}
+        else:
+            value = list(probed)
         with self._path.open("a") as file:
-            file.write("\n" + json.dumps([*self._key(path), values]))
+            file.write("\n" + json.dumps([*self._key(path), value]))
 
     @staticmethod
     def _key(path: Path) -> tuple:
-        try:
-            stat = path.stat()
-        except OSError:
-            return (str(path), -1, -1)
+        stat = path.stat()
         return str(path), stat.st_size, stat.st_mtime_ns
 
 
@@ -206,7 +215,7 @@ def _build_all(
     return records
 
 
-def _reason(news: Any, out: Path) -> str:
+def _reason(news: News, out: Path) -> str:
     if news.kind == "error":
         _raise_if_ours(news.value, out)
         raise news.value  # a mistake of ours, not of a file

@@ -80,14 +80,18 @@ def _streams(container: av.container.InputContainer) -> list[av.VideoStream | av
     return [stream for stream in (video, container.streams.best("audio")) if stream is not None]  # pyrefly: ignore
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def check(path: Path) -> None:
+    """Raises UnreadableError where there is no file to read: known without opening it."""
     if path.is_dir():
         raise UnreadableError("a folder, not a file", "name the files in it")
     if not path.exists():
         raise UnreadableError("no such file", "correct the path (it is relative to the manifest), or take the row out")
+    if not path.stat().st_size:
+        raise UnreadableError("the file is empty", "copy it again")
+
+
+def _open(path: Path) -> av.container.InputContainer:
     try:
-        if not path.stat().st_size:
-            raise UnreadableError("the file is empty", "copy it again")
         return av.open(str(path))
     except PermissionError:
         raise UnreadableError("may not be read", "give yourself the right to read it") from None

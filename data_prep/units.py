@@ -138,7 +138,7 @@ def _damage(planned: PlannedRecording, samples: Samples) -> list[Failure]:
         for file in view.files:
             damage = reader.damage[file.source.name]
             missing = f"it ends at {file.probed.duration:.1f} s, {file.probed.missing:.1f} s before its header says"
-            reasons = [f"{damage.packets} packets cannot be decoded ({damage.reason})"] if damage.packets else []
+            reasons = [f"packets that cannot be decoded: {damage.packets} ({damage.reason})"] if damage.packets else []
             reasons += [missing] if file.probed.missing else []
             if reasons:
                 start = damage.first + file.offset if damage.packets else file.end
