@@ -72,7 +72,7 @@ class ClipDataset(Dataset):
         row = self.index.iloc[index]
         try:
             return read_clip(read_sample(self.shards, row), self.modalities)
-        except (ValueError, OSError, KeyError) as error:
+        except (UserError, ValueError, OSError, KeyError) as error:
             print(f"{row['key']}: left out, its sample cannot be read: {error}", file=sys.stderr)
             return None
 
@@ -91,15 +91,15 @@ def map_clips(
     functions: Sequence[ClipFunction],
     modalities: Collection[str],
     *,
-    people: bool = False,
+    people: Sequence[Sequence[int]] | None = None,
     batch_size: int = 16,
     workers: int = 1,
     title: str = "clips",
 ) -> dict[str, np.ndarray]:
     """Applies functions to every clip of an index, with a progress bar, decoding each clip once.
 
-    Rows: one a clip (person -1) and, with ``people``, one for each of its people. Returns "clip" (position in index) and
-    "person", int [row], and the functions' own arrays [row, ...]. A damaged clip has no row.
+    people: the persons that rows are wanted for, clip by clip (-1 = the whole clip, which is the default). Returns "clip"
+    (position in index) and "person", int [row], and the functions' own arrays [row, ...]. A damaged clip has no row.
     """
     from rich.progress import track
 
@@ -108,13 +108,13 @@ def map_clips(
     total = -(-len(index) // batch_size)
     for batch in track(batches(shards, index, modalities, batch_size, workers), title, total=total):
         kept = [(number, clip) for number, clip in enumerate(batch) if clip is not None]
-        rows = [
-            (number, person)
-            for number, (_, clip) in enumerate(kept)
-            for person in (SCENE, *(sorted({p["id"] for p in clip.people}) if people else ()))
-        ]
         positions = done + np.array([number for number, _ in kept], dtype=np.int64)
         done += len(batch)
+        rows = [
+            (number, person)
+            for number, position in enumerate(positions)
+            for person in ((SCENE,) if people is None else people[position])
+        ]
         if not rows:
             continue
         clip_of, person_of = np.array(rows, dtype=np.int64).T

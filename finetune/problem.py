@@ -14,7 +14,7 @@ from configs import UserError
 from finetune.config import RunConfig
 from finetune.data import read_meta
 from finetune.features import as_matrix, cached, data_digest, digest_of, encoding, map_clips, weights_digest
-from finetune.labels import SCENE, class_names, infer_task, join, people_of
+from finetune.labels import class_names, infer_task, join, people_of
 from finetune.splits import Split, folds, given_split, groups_of
 from finetune.tasks import Task
 from pretrain.encoder import Encoder
@@ -84,7 +84,12 @@ def files_of(meta: dict[str, Any]) -> str:
 
 
 def features(
-    encoder: Encoder, shards: Path, index: pd.DataFrame, people: bool, config: RunConfig, streams: tuple[str, ...]
+    encoder: Encoder,
+    shards: Path,
+    index: pd.DataFrame,
+    people: list[list[int]],
+    config: RunConfig,
+    streams: tuple[str, ...],
 ) -> dict[str, np.ndarray]:
     """What ``map_clips`` gives for the encoder (and the baselines), computed once for a set of weights, data and streams."""
     functions, modalities = [encoding(encoder, streams)], set(streams)
@@ -110,6 +115,11 @@ def features(
     return cached(config.out / "cache" / f"features-{digest_of(*parts)}.npz", compute)
 
 
+def persons(examples: pd.DataFrame) -> list[list[int]]:
+    """Whom the examples of each clip are about, in the order of ``index``."""
+    return [sorted(set(of_clip)) for _, of_clip in examples.groupby("row")["person"]]
+
+
 def load_problem(
     encoder: Encoder,
     labels: pd.DataFrame,
@@ -125,7 +135,7 @@ def load_problem(
         groups, warnings = groups_of(examples, config.group_by)
     else:
         groups, warnings = groups_of(examples, "recording")
-    table = features(encoder, shards, index, bool((examples["person"] != SCENE).any()), config, streams)
+    table = features(encoder, shards, index, persons(examples), config, streams)
     row_of = {pair: row for row, pair in enumerate(zip(table["clip"], table["person"], strict=True))}
     rows = np.array([row_of.get(pair, -1) for pair in zip(examples["row"], examples["person"], strict=True)])
     if (rows < 0).any():

@@ -1,0 +1,275 @@
+"""Does pretraining look at the behaviour, or at the shirt and the wall?
+
+    python -m benchmarks.shortcut --release RELEASE --shards OUT --labels labels.csv --out FOLDER
+
+Generated scenes: colours tell the label in training and in ``test``, and tell it wrongly in ``test_reversed``. Rows: what
+a majority, the mean picture, motion and the raw streams reach; a linear probe on the pretrained and on untrained
+encoders, each from video alone and from all streams; an adapter. Differences are paired by recording. Writes table.md,
+table.json and shortcut.png.
+
+Three seeds each draw 80 % of the training recordings, the folds of the probe's cross-validation, and the untrained
+weights. An untrained encoder reads nothing through its closed gates, so that its video tokens are the same with other
+streams beside them: one pass gives both of its rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune import baselines, methods, training
+from finetune.config import RunConfig, TrainingConfig
+from finetune.data import chosen_streams, open_encoder, open_shards
+from finetune.evaluation import Predictions, evaluate, probe, summary
+from finetune.features import as_matrix, encoding, map_clips
+from finetune.labels import read_labels
+from finetune.problem import Problem, labelled, persons
+from finetune.splits import Split, given_split
+from finetune.tasks import bootstrap_recordings
+from pretrain.encoder import Encoder
+
+SEEDS = 3
+SHARE = 0.8  # of the training recordings, drawn for each seed
+PAIRS = {
+    "pretrained - untrained, video alone": ("pretrained, video alone", "untrained, video alone"),
+    "pretrained - untrained, all streams": ("pretrained, all streams", "untrained, all streams"),
+    "pretrained, all streams - raw streams": ("pretrained, all streams", "raw streams"),
+}
+
+
+def main() -> None:
+    """Reads the arguments, measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, text in (
+        ("release", "release of a pretraining run"),
+        ("shards", "shards with splits train, test, test_reversed"),
+        ("labels", "labels.csv of the scenes"),
+        ("out", "folder for table.md, table.json and shortcut.png"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=text)
+    parser.add_argument("--target", default="gesture", help="column of the labels (default: gesture)")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="passes of the adapter over its training part (default: 3)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
+    args = parser.parse_args()
+    began = time.perf_counter()
+    config = RunConfig(
+        encoder=args.release,
+        data=args.shards,
+        labels=args.labels,
+        target=args.target,
+        out=args.out,
+        method="adapter",
+        seeds=SEEDS,
+        training=TrainingConfig(epochs=args.epochs),
+        workers=args.workers,
+    )
+    problem, results, trained = measure(config)
+    table = {name: summary(problem, of_row) for name, of_row in results.items()}
+    differences = {
+        title: {test: difference(problem, results[a][test], results[b][test]) for test in results[a]}
+        for title, (a, b) in PAIRS.items()
+        if a in results and b in results
+    }
+    write(args.out, config, problem, table, differences, f"{trained}; {time.perf_counter() - began:.0f} s in all")
+
+
+def measure(config: RunConfig) -> tuple[Problem, dict[str, dict[str, Predictions]], str]:
+    """The problem (its matrix: pretrained, all streams), the predictions of every row, and what the adapter trained."""
+    encoder = open_encoder(config.encoder, config.device).requires_grad_(False)
+    streams = chosen_streams(encoder, None)
+    shards, index = open_shards(config.data, config.encoder, encoder, config.out / "shards")
+    index, examples, task, _ = labelled(read_labels(config.labels, config.target), shards, index, config)
+    given = given_split(examples, config.group_by)
+    if given is None:
+        raise SystemExit(f"{config.data}: no splits train and test")
+    table = describe(encoder, shards, index, examples, streams, config)
+    problem = Problem(
+        shards=shards,
+        index=index,
+        examples=examples,
+        task=task,
+        streams=streams,
+        targets=task.targets(examples["value"].to_numpy()),
+        groups=np.unique(examples["recording"], return_inverse=True)[1],
+        matrix=as_matrix(table["pretrained values"], table["pretrained present"]),
+    )
+    splits = [[subset(problem, given, seed)] for seed in range(SEEDS)]
+    results = {}
+    for name, by_seed in matrices(table, streams).items():
+        print(f"probe: {name}")
+        found = [evaluate([splits[seed]], probe(problem, by_seed[seed % len(by_seed)])) for seed in range(SEEDS)]
+        results[name] = stacked(found)
+    results["adapter, all streams"] = evaluate(splits[:1], adapter(encoder, problem, config))
+    small = f"adapter: 1 seed, {config.training.epochs} epochs at most, head started from the linear probe"
+    return problem, results, small
+
+
+def describe(encoder: Encoder, shards, index, examples, streams, config: RunConfig) -> dict[str, np.ndarray]:
+    """Everything that a row of the table is computed from, in the order of the examples; each clip is decoded once."""
+    functions = [baselines.describe, encoding(encoder, streams, "pretrained "), encoding(encoder, ("video",), "alone ")]
+    functions += [encoding(untrained(encoder, seed), streams, f"untrained {seed} ") for seed in range(SEEDS)]
+    everything = {*streams, *baselines.MODALITIES}
+    people = persons(examples)
+    table = map_clips(
+        shards,
+        index,
+        functions,
+        everything,
+        people=people,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        title=f"{len(index)} clips, {SEEDS + 1} encoders",
+    )
+    row_of = {pair: row for row, pair in enumerate(zip(table["clip"], table["person"], strict=True))}
+    rows = [row_of[pair] for pair in zip(examples["row"], examples["person"], strict=True)]
+    return {name: values[rows] for name, values in table.items()}
+
+
+def untrained(encoder: Encoder, seed: int) -> Encoder:
+    """An encoder of the same sizes with fresh weights; what was measured about the streams (buffers) is kept."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1000 + seed)
+        fresh = Encoder(encoder.config)
+    measured = dict(encoder.named_buffers())
+    for name, buffer in fresh.named_buffers():
+        buffer.copy_(measured[name])
+    return fresh.to(encoder.device).eval().requires_grad_(False)
+
+
+def subset(problem: Problem, given: Split, seed: int) -> Split:
+    """The given split with 80 % of its training recordings."""
+    recordings = problem.groups[given.train]
+    distinct = np.random.default_rng(seed).permutation(np.unique(recordings))
+    kept = distinct[: max(round(SHARE * len(distinct)), 2)]
+    return replace(given, train=given.train[np.isin(recordings, kept)])
+
+
+def matrices(table: dict[str, np.ndarray], streams: tuple[str, ...]) -> dict[str, list[np.ndarray]]:
+    """Row -> features [example, feature], one for each seed where the seeds differ."""
+    video = [streams.index("video")]
+
+    def encoded(prefix: str, columns: list[int]) -> np.ndarray:
+        return as_matrix(table[f"{prefix} values"][:, columns], table[f"{prefix} present"][:, columns])
+
+    everything = list(range(len(streams)))
+    fresh = [f"untrained {seed}" for seed in range(SEEDS)]
+    return {
+        "majority": [np.zeros((len(table["raw"]), 1), np.float32)],
+        "whole-clip mean picture": [table["picture"]],
+        "motion only": [table["motion"]],
+        "untrained, video alone": [encoded(name, video) for name in fresh],
+        "pretrained, video alone": [encoded("alone", [0])],
+        "raw streams": [table["raw"]],
+        "untrained, all streams": [encoded(name, everything) for name in fresh],
+        "pretrained, all streams": [encoded("pretrained", everything)],
+    }
+
+
+def stacked(found: list[dict[str, Predictions]]) -> dict[str, Predictions]:
+    """Single seeds put together."""
+    return {
+        test: Predictions(first.examples, np.concatenate([f[test].values for f in found]), [])
+        for test, first in found[0].items()
+    }
+
+
+def adapter(encoder: Encoder, problem: Problem, config: RunConfig):
+    """The adapter on all streams."""
+
+    def fit_predict(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+        head = training.train(encoder, problem, split, config, seed)
+        predicted = training.predict(encoder, head, problem, asked, config)
+        methods.remove(encoder)
+        return predicted
+
+    return fit_predict
+
+
+def difference(problem: Problem, a: Predictions, b: Predictions) -> dict[str, Any]:
+    """Accuracy of a less that of b: mean over seeds, each seed, 95 % interval by resampling recordings (both at once)."""
+    recording = problem.groups[a.examples]
+    which = np.unique(recording, return_inverse=True)[1]
+    right = [p.values.argmax(2) == problem.targets[p.examples] for p in (a, b)]  # [seed, example]
+    sums = np.stack(
+        [
+            np.stack([np.bincount(which, weights=column) for column in (np.ones(len(which)), of_a, of_b)], 1)
+            for of_a, of_b in zip(*right, strict=True)
+        ]
+    )
+    low, high = bootstrap_recordings(sums, lambda s: (s[..., 1] - s[..., 2]) / s[..., 0])
+    by_seed = [float(np.mean(of_a) - np.mean(of_b)) for of_a, of_b in zip(*right, strict=True)]
+    return {"mean": float(np.mean(by_seed)), "seeds": by_seed, "interval": (low, high)}
+
+
+def write(out: Path, config: RunConfig, problem: Problem, table, differences, small_print: str) -> None:
+    """table.json, table.md, shortcut.png, and the table on the screen."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    out.mkdir(parents=True, exist_ok=True)
+    first = next(iter(table.values()))
+    tests = list(first)
+    sizes = ", ".join(f"{t}: {first[t]['examples']} clips of {first[t]['recordings']} recordings" for t in tests)
+    lines = [f"Accuracy of `{config.target}`, mean ± deviation over {SEEDS} seeds ({sizes}).", ""]
+    lines += [f"| | {' | '.join(tests)} |", "|---" * (len(tests) + 1) + "|"]
+    for name, row in table.items():
+        shown = [f"{row[t]['accuracy']['mean']:.3f} ± {row[t]['accuracy']['std']:.3f}" for t in tests]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    lines += ["", "Differences, paired by recording, with 95 % intervals (recordings resampled).", ""]
+    lines += [f"| | {' | '.join(tests)} |", "|---" * (len(tests) + 1) + "|"]
+    for title, row in differences.items():
+        shown = ["{:+.3f} ({:+.3f} to {:+.3f})".format(row[t]["mean"], *row[t]["interval"]) for t in tests]
+        lines.append(f"| {title} | {' | '.join(shown)} |")
+    lines += ["", f"{small_print}.", ""]
+    text = "\n".join(lines)
+    record = {"rows": table, "differences": differences, "note": small_print, "classes": problem.task.classes}
+    (out / "table.md").write_text(text, encoding="utf-8")
+    (out / "table.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    draw(out / "shortcut.png", table, tests, len(problem.task.classes))
+    Console().print(Markdown(text))
+    print(f"{out / 'table.md'}   {out / 'shortcut.png'}")
+
+
+def draw(path: Path, table, tests: list[str], classes: int) -> None:
+    """Bars: accuracy of every row in every test split, with the interval, and chance."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [name for name in table if name != "majority"]
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    height = 0.8 / len(tests)
+    colours = {"test": "#2b6ca3", "test_reversed": "#d9822b"}
+    labels = {
+        "test": "colours as in training",
+        "test_reversed": "colours reversed",
+        "test_independent": "colours at random",
+    }
+    for number, test in enumerate(tests):
+        at = np.arange(len(names)) + (number - (len(tests) - 1) / 2) * height
+        means = np.array([table[name][test]["accuracy"]["mean"] for name in names])
+        ends = np.array([table[name][test]["interval"] or (m, m) for name, m in zip(names, means, strict=True)])
+        whiskers = np.clip([means - ends[:, 0], ends[:, 1] - means], 0, None)
+        bars = {"xerr": whiskers, "color": colours.get(test), "label": labels.get(test, test)}
+        axes.barh(at, means, height, error_kw={"elinewidth": 1}, **bars)
+    axes.axvline(1 / classes, color="grey", linestyle=":", linewidth=1)
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="accuracy (dotted: chance)")
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Small shards and a small encoder that is frozen in all these tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.config import ModelConfig, StreamConfig
+from pretrain.encoder import Encoder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from scenes_for_tests import write_scenes
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 recordings x 4 clips without splits."""
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "shards", 12, 4)
+
+
+@pytest.fixture(scope="session")
+def split_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 recordings x 4 clips: half for training, then val, test and test_reversed; one recording only for pretraining."""
+    splits = [
+        "train",
+        "train",
+        "train",
+        "val",
+        "test",
+        "test_reversed",
+        "train",
+        "train",
+        "train",
+        "test",
+        "val",
+        "pretrain",
+    ]
+    return write_scenes(tmp_path_factory.mktemp("split_scenes") / "shards", 12, 4, splits)
+
+
+def tiny_config(**changes) -> ModelConfig:
+    streams = {"pose": StreamConfig(features=33 * 4 + 33 * 3, cell_seconds=0.125, cells_per_token=4)}
+    sizes = {
+        "dim": 48,
+        "layers": 2,
+        "heads": 3,
+        "mlp_dim": 96,
+        "image_height": 32,
+        "image_width": 32,
+        "frame_rate": 8.0,
+    }
+    return ModelConfig(
+        **{**sizes, "decoder_dim": 24, "decoder_layers": 1, "decoder_heads": 3, "streams": streams, **changes}
+    )
+
+
+def small_encoder() -> Encoder:
+    """Reads video and pose, always the same weights; every gate is open a little, so that streams matter to one another."""
+    torch.manual_seed(0)
+    made = Encoder(tiny_config())
+    with torch.no_grad():
+        for block in made.trunk.blocks:
+            for gate in block.reading.gates.values():
+                gate.uniform_(-0.5, 0.5)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    """Anew for every test."""
+    return small_encoder()

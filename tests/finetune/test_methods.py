@@ -1,0 +1,221 @@
+"""Small weights in a frozen encoder: what changes, what must not, and that they come back as they were saved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from configs import UserError
+from data_prep.shards import read_index, read_sample
+from finetune import methods, training
+from finetune.config import AdapterConfig, PromptConfig, RunConfig, TrainingConfig
+from finetune.features import pool, weights_digest
+from finetune.labels import read_labels
+from finetune.problem import Problem, load_problem
+from finetune.run import tuning
+from finetune.splits import Split
+from finetune.tuned import load_tuned
+from pretrain.clips import Clip, read_clip
+from pretrain.encoder import Encoded, Encoder
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def settings(shards: Path, out: Path, method: str, **changes) -> RunConfig:
+    config = RunConfig(
+        encoder=Path("RELEASE"),
+        data=shards,
+        labels=shards / "scene.csv",
+        target="moves",
+        out=out,
+        method=method,  # pyrefly: ignore[bad-argument-type]
+        baselines=False,
+        training=TrainingConfig(epochs=3, lr=1e-2),
+        adapter=AdapterConfig(width=4),
+        prompt=PromptConfig(count=3),
+        seeds=1,
+        batch_size=8,
+        workers=0,
+    )
+    return replace(config, **changes)
+
+
+def problem_of(encoder: Encoder, config: RunConfig) -> tuple[Problem, Split]:
+    labels = read_labels(config.labels, config.target)
+    problem, splits = load_problem(encoder, labels, config.data, read_index(config.data), config, encoder.modalities)
+    return problem, splits[0][0]
+
+
+def some_clips(shards: Path) -> list[Clip]:
+    index = read_index(shards)
+    return [read_clip(read_sample(shards, index.iloc[row]), ("video", "pose")) for row in range(3)]
+
+
+def test_pooling_is_mean_and_deviation_of_a_persons_tokens() -> None:
+    """Row 0: clip 1 as a whole; row 1: person 7 of clip 0, that is 7's pose and the scene's video."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "modality": [0, 0, 0, 1, 1, 1, 1, 0],
+        "clip": [0, 0, 1, 0, 0, 0, 1, 0],
+        "person": [-1, -1, -1, 7, 7, 8, 7, -1],
+    }
+    tensors = {name: torch.tensor(values) for name, values in columns.items()}
+    tokens = torch.from_numpy(rng.normal(size=(8, 5))).float()
+    zero = torch.zeros(8)
+    encoded = Encoded(tokens, tensors["modality"], zero, tensors["person"], zero, tensors["clip"])
+    values, present = pool(encoded, torch.tensor([1, 0]), torch.tensor([-1, 7]), 3)
+    assert present.tolist() == [[True, True, False], [True, True, False]]
+    for row, modality, rows in ((0, 0, [2]), (0, 1, [6]), (1, 0, [0, 1, 7]), (1, 1, [3, 4])):
+        own = tokens[rows].numpy()
+        np.testing.assert_allclose(values[row, modality, :5], own.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(values[row, modality, 5:], own.std(0), rtol=1e-3, atol=2e-4)
+    assert not values[:, 2].any()
+
+
+def test_at_step_0_an_adapter_changes_nothing(encoder: Encoder, scenes: Path) -> None:
+    clips = some_clips(scenes)
+    before = encoder.encode_clips(clips).tokens
+    methods.install(encoder, "adapter", AdapterConfig(), PromptConfig(), seed=0)
+    assert torch.equal(encoder.encode_clips(clips).tokens, before)
+    for weight in methods.small_weights(encoder).values():
+        weight.data.add_(0.1)
+    assert not torch.allclose(encoder.encode_clips(clips).tokens, before)
+    methods.remove(encoder)
+    assert torch.equal(encoder.encode_clips(clips).tokens, before)
+
+
+def test_prompts_are_read_by_every_block_and_get_a_gradient(encoder: Encoder, scenes: Path) -> None:
+    methods.install(encoder, "prompt", AdapterConfig(), PromptConfig(count=3), seed=0)
+    prompts = methods.small_weights(encoder)
+    assert len(prompts) == encoder.config.layers
+    assert all(p.shape == (3, encoder.config.dim) for p in prompts.values())
+    encoder.encode_clips(some_clips(scenes)).tokens.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in prompts.values())
+
+
+def test_the_default_adapter_is_as_small_as_promised() -> None:
+    """ViT-B: 64 wide, 12 blocks; counted on parameters without building the encoder."""
+    dim, width, layers = 768, 768 // 12, 12
+    small = layers * (2 * dim * width + width + dim)
+    assert width == 64
+    assert small / 86e6 < 0.02
+
+
+@pytest.mark.parametrize("method", ["adapter", "prompt"])
+def test_training_changes_the_small_weights_alone_and_lowers_the_loss(
+    encoder: Encoder, scenes: Path, tmp_path: Path, method: str
+) -> None:
+    config = settings(
+        scenes, tmp_path, method, group_by="recording", batch_size=12, training=TrainingConfig(epochs=2, lr=1e-2)
+    )
+    problem, split = problem_of(encoder, config)
+    frozen = {name: value.clone() for name, value in encoder.state_dict().items()}
+    digest = weights_digest(encoder)
+    part = Split("part", split.train, split.train, split.tests)  # "validated" on what it learns: the best is kept
+    methods.install(encoder, method, config.adapter, config.prompt, seed=0)
+    fresh = {name: value.clone() for name, value in methods.small_weights(encoder).items()}
+    head = training.linear.fit(
+        problem.matrix[split.train], problem.targets[split.train], problem.groups[split.train], problem.task, 0
+    )
+    before = training._loss(encoder, head, problem, split.train, config)
+    head = training.train(encoder, problem, part, config, seed=0)
+    after = training._loss(encoder, head, problem, split.train, config)
+    trained = methods.small_weights(encoder)
+    assert after < before - 0.01
+    assert any(not torch.equal(trained[name], value) for name, value in fresh.items())
+    assert weights_digest(encoder) == digest
+    assert all(torch.equal(encoder.state_dict()[name], value) for name, value in frozen.items())
+    assert {name for name, p in encoder.named_parameters() if p.requires_grad} == set(trained)
+    assert not {name for name, p in encoder.named_parameters() if p.grad is not None} - set(trained)
+
+
+_LOAD = """
+import sys
+from pathlib import Path
+import numpy as np
+sys.path[:0] = [{tests!r}, {root!r}]
+from conftest import small_encoder
+from finetune.tuned import load_tuned
+from test_methods import some_clips
+for folder in {folders!r}:
+    predicted = load_tuned(folder, small_encoder()).predict(some_clips(Path({shards!r})))
+    np.save(Path(folder) / "again.npy", predicted)
+"""
+
+
+def test_what_is_saved_is_small_and_loads_in_a_fresh_process(encoder: Encoder, scenes: Path, tmp_path: Path) -> None:
+    saved = {}
+    for method in ("linear", "adapter", "prompt"):
+        config = settings(
+            scenes, tmp_path / method, method, group_by="recording", training=TrainingConfig(epochs=1, lr=0.1)
+        )
+        problem, split = problem_of(encoder, config)
+        saved[method] = tuning(encoder, problem, config)(replace(split, name="given"), 0, np.array([0, 1, 2]))
+        files = {file.name for file in config.out.glob("*.safetensors")}
+        assert files == ({"head.safetensors"} if method == "linear" else {"head.safetensors", "adapter.safetensors"})
+        if method != "linear":
+            with safe_open(config.out / "adapter.safetensors", "pt") as file:
+                assert all(".adapter." in name or name.endswith(".prompt") for name in file.keys())  # noqa: SIM118
+    tests, folders = str(Path(__file__).parent), [str(tmp_path / method) for method in saved]
+    script = _LOAD.format(tests=tests, root=str(ROOT), folders=folders, shards=str(scenes))
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    for method, predicted in saved.items():
+        np.testing.assert_allclose(np.load(tmp_path / method / "again.npy"), predicted, atol=1e-5)
+        assert np.ptp(predicted[:, 0]) > 1e-3  # it does say different things about different clips
+
+
+def test_another_release_is_refused(encoder: Encoder, scenes: Path, tmp_path: Path) -> None:
+    config = settings(scenes, tmp_path, "adapter", group_by="recording", training=TrainingConfig(epochs=1))
+    problem, split = problem_of(encoder, config)
+    tuning(encoder, problem, config)(replace(split, name="given"), 0, np.array([0]))
+    load_tuned(tmp_path, encoder)
+    methods.remove(encoder)
+    with torch.no_grad():
+        next(encoder.trunk.parameters()).view(-1)[0] += 1e-6
+    with pytest.raises(UserError, match="trained on another encoder"):
+        load_tuned(tmp_path, encoder)
+
+
+def test_a_newer_schema_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"schema": 2}))
+    with pytest.raises(UserError, match="newer"):
+        load_tuned(tmp_path, encoder)
+    with pytest.raises(UserError, match="no config"):
+        load_tuned(tmp_path / "nothing", encoder)
+
+
+def test_features_are_computed_once(
+    encoder: Encoder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time they come from the cache; other weights have another file."""
+    config = settings(scenes, tmp_path, "linear", group_by="recording")
+    first, _ = problem_of(encoder, config)
+    monkeypatch.setattr(Encoder, "encode_clips", lambda *_: pytest.fail("encoded again"))
+    again, _ = problem_of(encoder, config)
+    np.testing.assert_array_equal(first.matrix, again.matrix)
+    monkeypatch.undo()
+    with torch.no_grad():
+        encoder.video.bias += 1
+    other, _ = problem_of(encoder, config)
+    assert not np.allclose(other.matrix, first.matrix)
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
+
+
+def test_a_clip_without_any_stream_is_zeros_and_flagged(encoder: Encoder, scenes: Path) -> None:
+    clips = some_clips(scenes)
+    for view in clips[1].views.values():
+        view.frames, view.pose = None, None
+    rows = np.array([0, 1, 2]), np.full(3, -1)
+    values, present = training.encode_rows(encoder, clips, *rows, encoder.modalities)
+    assert present.tolist() == [[True, True], [False, False], [True, True]]
+    assert not values[1].any()
+    alone, _ = training.encode_rows(encoder, clips[2:], np.array([0]), np.array([-1]), encoder.modalities)
+    torch.testing.assert_close(values[2:], alone, atol=1e-5, rtol=1e-4)
