@@ -1,6 +1,6 @@
 """What is seen of the people at each instant looked at, and how a clip's looks become the members of its sample.
 
-analyzer = ViewAnalyzer(models, config, rate, (width, height))      # one a view of a recording, in one process
+analyzer = ViewAnalyzer(config, models, rate, (width, height))      # one a view of a recording, in one process
 looks.append(analyzer.look(time, frame))                            # times growing
 members = pack(looks_of_a_clip, clip_start, first_person)
 """
@@ -43,7 +43,7 @@ class ViewAnalyzer:
     cells are measured; the frames looked at may be larger. Close it, or use it in a ``with``.
     """
 
-    def __init__(self, models: Path, config: LandmarkConfig, rate: float, written: tuple[int, int]) -> None:
+    def __init__(self, config: LandmarkConfig, models: Path, rate: float, written: tuple[int, int]) -> None:
         self.config, self.written = config, written
         self.faces = FaceFinder(models, config.max_people)
         self.poses = PoseFinder(models, config.max_people)
@@ -60,7 +60,7 @@ class ViewAnalyzer:
         height, width = frame.shape[:2]
         with nullcontext() if self.people else quiet():  # MediaPipe's first face and body come with a note as well
             bodies = self._bodies(frame)
-        self.tracker.assign(time, bodies, width, height)
+        self.tracker.assign(time, bodies, *self.written)  # in its pixels: chapter files may differ in size
         people = people_cells(bodies, (width, height), self.written, self.config.cell)
         for body in bodies:
             if body.pose is not None:

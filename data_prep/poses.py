@@ -19,11 +19,13 @@ from data_prep.landmark_models import POSE
 KEYPOINTS = 33
 NOSE, HEAD, SHOULDERS = 0, slice(0, 11), [11, 12]  # indices of the 33 keypoints
 
-# The crop around a face, in sides of its box beyond the box: tried on photos of two to six people.
-CROP_SIDE, CROP_ABOVE, CROP_BELOW = 3.0, 1.5, 8.0
+# The crops around a face, in sides of its box beyond the box: (left and right, above, below). The first shows the whole
+# body, and was right for everybody in photos of two to six people; the next ones leave out what confuses it there.
+CROPS = ((3.0, 1.5, 8.0), (1.5, 1.0, 4.0), (1.0, 1.0, 2.0))
 NOSE_WITHIN = 0.6  # sides of the face's box between its centre and the nose of its body
 # A body without a face has to be surer: at 0.5 a cartoon rabbit is a person in half of its pictures, at 0.8 in none.
 SURE_WITH_FACE, SURE_WITHOUT = 0.5, 0.8
+ALIGNED = 4  # pixels: crops are widened to a multiple
 VISIBLE = 0.5  # keypoints below are extrapolated
 
 
@@ -54,19 +56,21 @@ class PoseFinder:
     def of_face(self, frame: NDArray[np.uint8], face: Face) -> Pose | None:
         """The body of a face in an RGB picture [height, width, 3]; None where none is found at its place."""
         height, width = frame.shape[:2]
-        x0, y0, x1, y1 = face.box * np.array([width, height, width, height])
-        side = max(x1 - x0, y1 - y0)
-        left, top = max(int(x0 - CROP_SIDE * side), 0), max(int(y0 - CROP_ABOVE * side), 0)
-        crop = frame[top : int(y1 + CROP_BELOW * side), left : int(x1 + CROP_SIDE * side)]
-        if not crop.size:  # a face whose landmarks lie outside the picture
-            return None
-        centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+        corners = face.box.reshape(2, 2) * [width, height]
+        centre, side = corners.mean(0), float((corners[1] - corners[0]).max())
 
         def distance(pose: Pose) -> float:
             return float(np.linalg.norm(pose.keypoints[NOSE, :2] * [width, height] - centre))
 
-        nearest = min(_poses(self.near_face, crop, left, top, width, height), key=distance, default=None)
-        return nearest if nearest is not None and distance(nearest) <= NOSE_WITHIN * side else None
+        for beside, above, below in CROPS:
+            left, top = np.maximum(corners[0] - [beside * side, above * side], 0).astype(int)
+            right, bottom = np.maximum(corners[1] + [beside * side, below * side], 0).astype(int)
+            crop = frame[top:bottom, left:right]
+            poses = _poses(self.near_face, crop, left, top, width, height) if crop.size else []
+            nearest = min(poses, key=distance, default=None)
+            if nearest is not None and distance(nearest) <= NOSE_WITHIN * side:
+                return nearest
+        return None
 
     def of_others(self, frame: NDArray[np.uint8], taken: list[NDArray[np.float32]]) -> list[Pose]:
         """The bodies of people without a visible face in an RGB picture [height, width, 3], from left to right.
@@ -118,6 +122,9 @@ def _poses(
     landmarker: vision.PoseLandmarker, crop: NDArray[np.uint8], left: int, top: int, width: int, height: int
 ) -> list[Pose]:
     """The poses in a crop at (left, top) of a picture of width x height pixels, in fractions of that picture."""
+    shown = crop.shape[:2]
+    # Outlines whose rows are not a multiple of 16 bytes long end the whole process (mediapipe 0.10.33, numpy_view).
+    crop = np.pad(crop, ((0, 0), (0, -shown[1] % ALIGNED), (0, 0)), mode="edge")
     result = landmarker.detect(picture(crop))
     scale = np.array([crop.shape[1] / width, crop.shape[0] / height, crop.shape[1] / width, 1], np.float32)
     shift = np.array([left / width, top / height, 0, 0], np.float32)
@@ -127,6 +134,6 @@ def _poses(
     ):
         keypoints = np.array([(p.x, p.y, p.z, p.visibility) for p in points], np.float32) * scale + shift
         metres = np.array([(p.x, p.y, p.z) for p in world], np.float32)
-        outline = mask.numpy_view().reshape(crop.shape[:2]).astype(np.float32)
+        outline = mask.numpy_view().reshape(crop.shape[:2])[:, : shown[1]].astype(np.float32)
         poses.append(Pose(keypoints, metres, float(keypoints[:, 3].mean()), (outline, left, top)))
     return poses
