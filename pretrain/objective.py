@@ -93,12 +93,14 @@ class MaskedAutoencoder(nn.Module):
 
         Modalities that this batch lacks come as zeros that touch their parameters, so that all ranks reduce the same gradients.
         """
+        # made first, so that it comes last in the backward pass: gradients are then ready in the same order on all ranks,
+        # whatever streams their clips have (ZeRO 2 fills its buckets in that order and would add up different weights)
+        untouched = torch.stack([p.flatten()[0] * 0 for p in self.parameters() if p.requires_grad]).sum()
         predictions = self.rebuild(batch)
         losses = {}
         for name, predicted in predictions.items():
             target, valid = self.targets(name, batch)
             losses[name] = _masked_mean(torch.square(predicted.float() - target), valid).sum()
-        untouched = torch.stack([p.flatten()[0] * 0 for p in self.parameters() if p.requires_grad]).sum()
         return {name: losses[name] + untouched if name in losses else untouched for name in self.config.modalities}
 
     def rebuild(self, batch: Batch) -> dict[str, Tensor]:
