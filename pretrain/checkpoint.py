@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs import UserError, plain
 from pretrain.config import RunConfig
-from pretrain.objective import MaskedAutoencoder
 from pretrain.processes import Processes
 
 KEPT = 2
@@ -54,10 +53,9 @@ def save(engine: Any, config: RunConfig, processes: Processes, state: dict[str, 
         "universal_checkpoint_info": {"universal_checkpoint_version": 0.2}
     }  # lets ds_to_universal read ZeRO 1 and 2
     engine.save_checkpoint(str(aside), tag=TAG, client_state={**state, **universal}, save_latest=False)
-    weights = consolidated(engine)
     processes.wait()
     if processes.first:
-        save_file(weights, aside / "weights.safetensors")
+        save_file(consolidated(engine.module), aside / "weights.safetensors")
         (aside / "config.json").write_text(json.dumps({"state": state, "config": plain(config)}, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
@@ -111,19 +109,6 @@ def _safe_loading(engine: Any) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def gathered(engine: Any) -> Iterator[MaskedAutoencoder]:
-    """The module with all its weights in every process (ZeRO stage 3 keeps a part in each); every process enters."""
-    import deepspeed
-
-    if engine.zero_optimization_stage() < 3:
-        yield engine.module
-        return
-    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
-        yield engine.module
-
-
-def consolidated(engine: Any) -> dict[str, Tensor]:
-    """All weights and buffers of the module as contiguous tensors on the CPU; every process calls it."""
-    with gathered(engine) as module:
-        return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+def consolidated(module: nn.Module) -> dict[str, Tensor]:
+    """All weights and buffers of a module as contiguous tensors on the CPU."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}

@@ -196,8 +196,8 @@ class RunConfig:
     """forward passes that make up one step: more need less memory"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16 (autocast), weights and optimizer in float32"""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """what DeepSpeed's ZeRO splits over the processes: 1 optimizer, 2 and gradients, 3 and weights"""
+    zero_stage: Literal[0, 1, 2] = 1
+    """what DeepSpeed's ZeRO splits over the processes: 0 nothing, 1 the optimizer's state, 2 gradients as well"""
     seed: int = 0
     """of weights, order of the clips and masks"""
     checkpoint_every: int = 1000

@@ -116,9 +116,6 @@ def start_engine(config: RunConfig, model: MaskedAutoencoder, processes: Process
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # plain gloo: nothing to compile at first use
-    if config.zero_stage == 3:
-        # which weights a forward pass touches depends on the streams of its clips: gather them all together
-        deepspeed.utils.set_z3_leaf_modules(model, [MaskedAutoencoder])
     optimizer = config.optimizer
     settings = {
         "train_micro_batch_size_per_gpu": config.batch // (processes.count * config.accumulate),
@@ -175,15 +172,14 @@ def _loop(
         about["seconds"] = time.perf_counter() - began
         gates = None
         if last or step % config.log_every == 0:
-            with checkpoint.gathered(engine) as model:
-                gates = {name: float(gate) for name, gate in model.encoder.trunk.gates().items()}
+            gates = {name: float(gate) for name, gate in engine.module.encoder.trunk.gates().items()}
         if tracker is not None:
             tracker.step(step, losses, gates, about)
-        if last or (config.picture_every and step % config.picture_every == 0):
-            with checkpoint.gathered(engine) as model:
-                if processes.first:
-                    shown = clips.spread(4)
-                    draw_reconstructions(model, shown, [mask_seed(config.seed, c.key, -1) for c in shown], config.out)
+            if last or (config.picture_every and step % config.picture_every == 0):
+                shown = clips.spread(4)
+                draw_reconstructions(
+                    engine.module, shown, [mask_seed(config.seed, c.key, -1) for c in shown], config.out
+                )
         if last or asked or step % config.checkpoint_every == 0:
             folder = checkpoint.save(engine, config, processes, state)
             if asked and not last:
