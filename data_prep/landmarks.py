@@ -40,7 +40,7 @@ class ViewAnalyzer:
     """Follows the people of one view of a recording.
 
     models: folder from landmark_models.find. rate: looks a second. written: (width, height) of the written picture, whose
-    cells are measured; the frames looked at may be larger. Close it, or use it in a ``with``.
+    cells are measured; the frames looked at may be larger. ``close()`` it, or use it in a ``with``.
     """
 
     def __init__(self, config: LandmarkConfig, models: Path, rate: float, written: tuple[int, int]) -> None:
@@ -74,6 +74,7 @@ class ViewAnalyzer:
         return bodies + [Body(None, pose) for pose in self.poses.of_others(frame, taken)]
 
     def close(self) -> None:
+        """Ends MediaPipe's threads; one that lives when Python ends prints tracebacks."""
         self.faces.close()
         self.poses.close()
 
@@ -85,9 +86,13 @@ class ViewAnalyzer:
 
 
 def _boxes(body: Body) -> list[NDArray[np.float32]]:
-    """What a body covers: its face's box and its pose's."""
-    face = [] if body.face is None else [body.face.box]
-    return face if body.pose is None else [*face, body_box(body.pose)]
+    """What a body covers: its pose's box and its head's. The face's box ends at the brow: hair was taken for a body."""
+    boxes = [] if body.pose is None else [body_box(body.pose)]
+    if body.face is not None:
+        x0, y0, x1, y1 = body.face.box
+        x, y = (x1 - x0) / 2, (y1 - y0) / 2
+        boxes.append(np.array([x0 - x, y0 - 1.5 * y, x1 + x, y1 + y], np.float32))
+    return boxes
 
 
 def pack(looks: list[Look], clip_start: float, first_person: int = 0) -> dict[str, Members]:
