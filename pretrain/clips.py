@@ -90,15 +90,12 @@ def _read_member(view: View, name: str, data: bytes, about: Mapping[str, Any]) -
 
 def read_frames(data: bytes) -> np.ndarray:
     """All frames of a video file in memory: uint8 [time, height, width, 3]."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"  # clips are short and several processes read at once
         convert = VideoReformatter()  # frame.to_ndarray("rgb24") makes a new one for each frame: 2 to 5 times slower
-        return np.stack(
-            [
-                _pixels(convert.reformat(frame, format="rgb24", threads=1)) for frame in container.decode(stream)
-            ]  # pyrefly: ignore[missing-attribute]
-        )
+        frames = (convert.reformat(frame, format="rgb24", threads=1) for frame in container.decode(stream))
+        return np.stack([_pixels(frame) for frame in frames])
 
 
 def _pixels(frame: av.VideoFrame) -> np.ndarray:
@@ -110,12 +107,12 @@ def _pixels(frame: av.VideoFrame) -> np.ndarray:
 
 def read_audio(data: bytes) -> tuple[np.ndarray, int]:
     """All sound of a file in memory: float32 [channel, sample] in [-1, 1], and its rate."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.audio[0]
         return np.concatenate(list(_samples(container, stream)), axis=1), stream.rate
 
 
-def _samples(container: Any, stream: Any) -> Iterator[np.ndarray]:
+def _samples(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[np.ndarray]:
     resampler = av.AudioResampler(format="fltp")  # changes the number format only
     for frame in container.decode(stream):
         for piece in resampler.resample(frame):

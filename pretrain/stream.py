@@ -98,12 +98,20 @@ class Clips:
 
     def summary(self) -> dict[str, object]:
         """What the model card says of the data: counts, no names and no paths."""
-        people = self.index.explode("people").dropna(subset="people")
+        people = {
+            name
+            if not name.isdigit()
+            else (recording, name)  # a number without a name means somebody within a recording
+            for recording, names in zip(self.index["recording"], self.index["people"], strict=True)
+            for name in names
+        }
+        members = [{name.split(".")[-2] for name in names if "." in name} for names in self.index["members"]]
         return {
             "clips": len(self),
             "recordings": int(self.index["recording"].nunique()),
             "hours": round(float((self.index["end"] - self.index["start"]).sum()) / 3600, 4),
-            "people": int(people["people"].nunique()),
+            "people": len(people),
+            "streams": {name: sum(name in found for found in members) for name in self.modalities},
         }
 
 
