@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import sysconfig
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
+
+from tests.videos_for_tests import write_video
 
 ROOT = Path(__file__).parent.parent.parent
 STAGES = ("data_prep", "pretrain", "finetune", "slurm")
@@ -64,18 +63,6 @@ def run(venv: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
 
 
-def write_video(path: Path, frames: int = 16, rate: int = 8) -> None:
-    """A small H.264 file: a bright square that moves to the right."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(rate))
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(frames):
-            picture = np.full((48, 64, 3), 40, dtype=np.uint8)
-            picture[16:32, 2 * index : 2 * index + 16] = 220
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
 def test_the_packages_are_the_wheels(venv: Path, folder: Path) -> None:
     names = (*STAGES, "configs", "kinesic")
     code = "import importlib, sys; print(*(importlib.import_module(name).__file__ for name in sys.argv[1:]), sep='\\n')"
@@ -111,7 +98,6 @@ def test_a_recipe_by_name_and_a_command_that_starts_another(venv: Path, folder: 
 
 
 def test_build_from_a_folder_of_videos(venv: Path, folder: Path) -> None:
-    (folder / "videos").mkdir()
     write_video(folder / "videos" / "square.mp4")
     result = run(
         venv, folder, "kinesic", "data_prep", "build", "videos", "out", "--clip_seconds", "1", "--landmarks", "none",
