@@ -18,6 +18,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, NamedTuple
 
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"
+)
+"""A process a core is fastest; threads on top of it only wait for one another."""
 Report = Callable[[Any], None]
 
 
@@ -48,6 +52,7 @@ class Pool:
         self, function: Callable[[Any, Report], Any], workers: int, silence: float, preload: list[str]
     ) -> None:
         self._function, self._silence, self._count = function, silence, workers
+        os.environ.update(ONE_THREAD)  # inherited by the process that the workers are forked from
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(preload)
         self._workers: list[_Worker] = []
