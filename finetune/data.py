@@ -68,7 +68,7 @@ def build_shards(data: Path, encoder_folder: Path, encoder: Encoder, cache: Path
         raise UserError(f"--data {data}: no such file or folder")
     cache.mkdir(parents=True, exist_ok=True)
     manifest = _manifest_of(data, cache) if data.suffix.lower() in MEDIA else data
-    settings = preprocessing(encoder_folder, encoder)
+    settings = preprocessing(encoder_folder, encoder, data)
     print(f"preparing {data} as the encoder asks -> {cache}")
     code = build(BuildConfig(manifest=manifest, out=cache, **settings))
     if not (cache / "index.parquet").is_file():
@@ -86,8 +86,8 @@ def _manifest_of(file: Path, cache: Path) -> Path:
     return path
 
 
-def preprocessing(folder: Path, encoder: Encoder) -> dict[str, Any]:
-    """Settings of BuildConfig under which the encoder's shards were made; for VideoMAE, which says nothing, its size."""
+def preprocessing(folder: Path, encoder: Encoder, data: Path) -> dict[str, Any]:
+    """Settings of BuildConfig for ``data``: the release's own; for VideoMAE, which says nothing, the size of its pictures."""
     if is_videomae(folder):
         side = min(encoder.config.image_height, encoder.config.image_width)
         return {"streams": ("video",), "landmarks": "none", "short_side": side + side % 2}
@@ -96,7 +96,17 @@ def preprocessing(folder: Path, encoder: Encoder) -> dict[str, Any]:
     settings = {name: value for name, value in asked.items() if name in known}
     if "streams" in settings:
         settings["streams"] = tuple(settings["streams"])
+    if settings.get("landmarks") == "given" and not _has_landmarks(data):
+        settings["landmarks"] = (
+            "mediapipe"  # the release learnt from known landmarks; these videos have none beside them
+        )
     return settings
+
+
+def _has_landmarks(data: Path) -> bool:
+    """Whether landmarks lie beside the videos of a folder, a manifest or a file."""
+    folder = data if data.is_dir() else data.parent
+    return any(next(folder.rglob(f"*.{stream}.npz"), None) for stream in ("face", "pose", "regions"))
 
 
 def read_meta(shards: Path, row: pd.Series) -> dict[str, Any]:

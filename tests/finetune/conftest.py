@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,17 @@ import torch
 
 from pretrain.config import ModelConfig, StreamConfig
 from pretrain.encoder import Encoder
-
-sys.path.insert(0, str(Path(__file__).parent))
-from scenes_for_tests import write_scenes
+from tests.finetune.scenes_for_tests import write_scenes
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def square_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 recordings x 4 clips without splits."""
-    return write_scenes(tmp_path_factory.mktemp("scenes") / "shards", 12, 4)
+    return write_scenes(tmp_path_factory.mktemp("square_shards") / "shards", 12, 4)
 
 
 @pytest.fixture(scope="session")
-def split_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def split_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 recordings x 4 clips: half for training, then val, test and test_reversed; one recording only for pretraining."""
     splits = [
         "train",
@@ -38,7 +35,7 @@ def split_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "val",
         "pretrain",
     ]
-    return write_scenes(tmp_path_factory.mktemp("split_scenes") / "shards", 12, 4, splits)
+    return write_scenes(tmp_path_factory.mktemp("split_shards") / "shards", 12, 4, splits)
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -72,3 +69,12 @@ def small_encoder() -> Encoder:
 def encoder() -> Encoder:
     """Anew for every test."""
     return small_encoder()
+
+
+@pytest.fixture(scope="session")
+def small_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder of ``encoder`` as a release."""
+    from tests.finetune.release_for_tests import release_of
+
+    folder = tmp_path_factory.mktemp("release")
+    return release_of(small_encoder(), folder / "run", folder / "release")

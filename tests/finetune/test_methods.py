@@ -80,8 +80,8 @@ def test_pooling_is_mean_and_deviation_of_a_persons_tokens() -> None:
     assert not values[:, 2].any()
 
 
-def test_at_step_0_an_adapter_changes_nothing(encoder: Encoder, scenes: Path) -> None:
-    clips = some_clips(scenes)
+def test_at_step_0_an_adapter_changes_nothing(encoder: Encoder, square_shards: Path) -> None:
+    clips = some_clips(square_shards)
     before = encoder.encode_clips(clips).tokens
     methods.install(encoder, "adapter", AdapterConfig(), PromptConfig(), seed=0)
     assert torch.equal(encoder.encode_clips(clips).tokens, before)
@@ -92,12 +92,12 @@ def test_at_step_0_an_adapter_changes_nothing(encoder: Encoder, scenes: Path) ->
     assert torch.equal(encoder.encode_clips(clips).tokens, before)
 
 
-def test_prompts_are_read_by_every_block_and_get_a_gradient(encoder: Encoder, scenes: Path) -> None:
+def test_prompts_are_read_by_every_block_and_get_a_gradient(encoder: Encoder, square_shards: Path) -> None:
     methods.install(encoder, "prompt", AdapterConfig(), PromptConfig(count=3), seed=0)
     prompts = methods.small_weights(encoder)
     assert len(prompts) == encoder.config.layers
     assert all(p.shape == (3, encoder.config.dim) for p in prompts.values())
-    encoder.encode_clips(some_clips(scenes)).tokens.square().sum().backward()
+    encoder.encode_clips(some_clips(square_shards)).tokens.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in prompts.values())
 
 
@@ -111,10 +111,10 @@ def test_the_default_adapter_is_as_small_as_promised() -> None:
 
 @pytest.mark.parametrize("method", ["adapter", "prompt"])
 def test_training_changes_the_small_weights_alone_and_lowers_the_loss(
-    encoder: Encoder, scenes: Path, tmp_path: Path, method: str
+    encoder: Encoder, square_shards: Path, tmp_path: Path, method: str
 ) -> None:
     config = settings(
-        scenes, tmp_path, method, group_by="recording", batch_size=12, training=TrainingConfig(epochs=2, lr=1e-2)
+        square_shards, tmp_path, method, group_by="recording", batch_size=12, training=TrainingConfig(epochs=2, lr=1e-2)
     )
     problem, split = problem_of(encoder, config)
     frozen = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -141,21 +141,23 @@ _LOAD = """
 import sys
 from pathlib import Path
 import numpy as np
-sys.path[:0] = [{tests!r}, {root!r}]
-from conftest import small_encoder
+sys.path.insert(0, {root!r})
+from tests.finetune.conftest import small_encoder
 from finetune.tuned import load_tuned
-from test_methods import some_clips
+from tests.finetune.test_methods import some_clips
 for folder in {folders!r}:
     predicted = load_tuned(folder, small_encoder()).predict(some_clips(Path({shards!r})))
     np.save(Path(folder) / "again.npy", predicted)
 """
 
 
-def test_what_is_saved_is_small_and_loads_in_a_fresh_process(encoder: Encoder, scenes: Path, tmp_path: Path) -> None:
+def test_what_is_saved_is_small_and_loads_in_a_fresh_process(
+    encoder: Encoder, square_shards: Path, tmp_path: Path
+) -> None:
     saved = {}
     for method in ("linear", "adapter", "prompt"):
         config = settings(
-            scenes, tmp_path / method, method, group_by="recording", training=TrainingConfig(epochs=1, lr=0.1)
+            square_shards, tmp_path / method, method, group_by="recording", training=TrainingConfig(epochs=1, lr=0.1)
         )
         problem, split = problem_of(encoder, config)
         saved[method] = tuning(encoder, problem, config)(replace(split, name="given"), 0, np.array([0, 1, 2]))
@@ -164,16 +166,16 @@ def test_what_is_saved_is_small_and_loads_in_a_fresh_process(encoder: Encoder, s
         if method != "linear":
             with safe_open(config.out / "adapter.safetensors", "pt") as file:
                 assert all(".adapter." in name or name.endswith(".prompt") for name in file.keys())  # noqa: SIM118
-    tests, folders = str(Path(__file__).parent), [str(tmp_path / method) for method in saved]
-    script = _LOAD.format(tests=tests, root=str(ROOT), folders=folders, shards=str(scenes))
+    folders = [str(tmp_path / method) for method in saved]
+    script = _LOAD.format(root=str(ROOT), folders=folders, shards=str(square_shards))
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     for method, predicted in saved.items():
         np.testing.assert_allclose(np.load(tmp_path / method / "again.npy"), predicted, atol=1e-5)
         assert np.ptp(predicted[:, 0]) > 1e-3  # it does say different things about different clips
 
 
-def test_another_release_is_refused(encoder: Encoder, scenes: Path, tmp_path: Path) -> None:
-    config = settings(scenes, tmp_path, "adapter", group_by="recording", training=TrainingConfig(epochs=1))
+def test_another_release_is_refused(encoder: Encoder, square_shards: Path, tmp_path: Path) -> None:
+    config = settings(square_shards, tmp_path, "adapter", group_by="recording", training=TrainingConfig(epochs=1))
     problem, split = problem_of(encoder, config)
     tuning(encoder, problem, config)(replace(split, name="given"), 0, np.array([0]))
     load_tuned(tmp_path, encoder)
@@ -193,10 +195,10 @@ def test_a_newer_schema_is_refused(encoder: Encoder, tmp_path: Path) -> None:
 
 
 def test_features_are_computed_once(
-    encoder: Encoder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, square_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second time they come from the cache; other weights have another file."""
-    config = settings(scenes, tmp_path, "linear", group_by="recording")
+    config = settings(square_shards, tmp_path, "linear", group_by="recording")
     first, _ = problem_of(encoder, config)
     monkeypatch.setattr(Encoder, "encode_clips", lambda *_: pytest.fail("encoded again"))
     again, _ = problem_of(encoder, config)
@@ -209,8 +211,8 @@ def test_features_are_computed_once(
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
 
 
-def test_a_clip_without_any_stream_is_zeros_and_flagged(encoder: Encoder, scenes: Path) -> None:
-    clips = some_clips(scenes)
+def test_a_clip_without_any_stream_is_zeros_and_flagged(encoder: Encoder, square_shards: Path) -> None:
+    clips = some_clips(square_shards)
     for view in clips[1].views.values():
         view.frames, view.pose = None, None
     rows = np.array([0, 1, 2]), np.full(3, -1)

@@ -24,9 +24,9 @@ def run(release: Path, shards: Path, labels: str, target: str, out: Path, *more:
     return main([str(argument) for argument in (*arguments, *quick, *more)])
 
 
-def test_an_adapter_on_splits_of_the_manifest(small_release: Path, split_scenes: Path, tmp_path: Path) -> None:
+def test_an_adapter_on_splits_of_the_manifest(small_release: Path, split_shards: Path, tmp_path: Path) -> None:
     before = (small_release / "model.safetensors").read_bytes()
-    assert run(small_release, split_scenes, "scene.csv", "moves", tmp_path, "--config", "adapter", "--seeds", "2") == 0
+    assert run(small_release, split_shards, "scene.csv", "moves", tmp_path, "--config", "adapter", "--seeds", "2") == 0
     assert (small_release / "model.safetensors").read_bytes() == before
     files = {file.name for file in tmp_path.iterdir() if file.is_file()}
     assert files == {
@@ -57,18 +57,22 @@ def test_an_adapter_on_splits_of_the_manifest(small_release: Path, split_scenes:
 
     encoder = open_encoder(small_release, "cpu")
     tuned = load_tuned(tmp_path, encoder)
-    index = read_index(split_scenes)
+    index = read_index(split_shards)
     row = index[index["recording"] == "r4"].iloc[1]
-    said = tuned.predict([read_clip(read_sample(split_scenes, row), tuned.streams)])[0]
+    said = tuned.predict([read_clip(read_sample(split_shards, row), tuned.streams)])[0]
     line = predictions[
         (predictions["recording"] == "r4") & (predictions["start"] == row["start"]) & (predictions["seed"] == 0)
     ]
     np.testing.assert_allclose(said, line[["p(right)", "p(still)"]].to_numpy()[0], atol=1e-4)
 
 
-def test_a_label_of_a_participant_is_read_from_that_person(small_release: Path, scenes: Path, tmp_path: Path) -> None:
+def test_a_label_of_a_participant_is_read_from_that_person(
+    small_release: Path, square_shards: Path, tmp_path: Path
+) -> None:
     """In every clip one of two people shakes: nothing about the whole clip says which, the person's own pose does."""
-    assert run(small_release, scenes, "person.csv", "shakes", tmp_path, "--method", "linear", "--seeds", "1") == 0
+    assert (
+        run(small_release, square_shards, "person.csv", "shakes", tmp_path, "--method", "linear", "--seeds", "1") == 0
+    )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["classes"] == ["False", "True"]
     accuracy = {name: row["folds"]["accuracy"]["mean"] for name, row in metrics["rows"].items()}
@@ -80,9 +84,9 @@ def test_a_label_of_a_participant_is_read_from_that_person(small_release: Path, 
     assert predictions.groupby("recording")["split"].nunique().max() == 1
 
 
-def test_numbers_are_a_regression(small_release: Path, scenes: Path, tmp_path: Path) -> None:
+def test_numbers_are_a_regression(small_release: Path, square_shards: Path, tmp_path: Path) -> None:
     more = ("--method", "linear", "--seeds", "1", "--baselines", "false", "--streams", "[pose]")
-    assert run(small_release, scenes, "person.csv", "level", tmp_path, *more) == 0
+    assert run(small_release, square_shards, "person.csv", "level", tmp_path, *more) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["task"] == "regression"
     assert metrics["streams"] == ["pose"]
@@ -93,9 +97,9 @@ def test_numbers_are_a_regression(small_release: Path, scenes: Path, tmp_path: P
 
 
 def test_a_damaged_sample_costs_its_clip_and_no_more(
-    small_release: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_release: Path, square_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shards = shutil.copytree(scenes, tmp_path / "shards")
+    shards = shutil.copytree(square_shards, tmp_path / "shards")
     row = read_index(shards).iloc[5]
     video = read_sample(shards, row)["main.video.mp4"]
     data = (shards / row["shard"]).read_bytes()
@@ -120,23 +124,23 @@ def test_a_damaged_sample_costs_its_clip_and_no_more(
 )
 def test_mistakes_are_one_line(
     small_release: Path,
-    scenes: Path,
+    square_shards: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     target: str,
     more: tuple[str, ...],
     says: str,
 ) -> None:
-    assert run(small_release, scenes, "scene.csv", target, tmp_path, *more) == 2
+    assert run(small_release, square_shards, "scene.csv", target, tmp_path, *more) == 2
     error = capsys.readouterr().err
     assert says in error
     assert len(error.strip().splitlines()) == 1
 
 
 def test_participants_on_both_sides_stop_the_run(
-    small_release: Path, split_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_release: Path, split_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shards = shutil.copytree(split_scenes, tmp_path / "shards")
+    shards = shutil.copytree(split_shards, tmp_path / "shards")
     labels = pd.read_csv(shards / "scene.csv")
     labels["participant"] = labels["recording"].replace({"r0": "anna", "r4": "anna"})
     labels.to_csv(shards / "again.csv", index=False)
@@ -144,9 +148,13 @@ def test_participants_on_both_sides_stop_the_run(
     assert "participants stand in training and in test: anna" in capsys.readouterr().err
 
 
-def test_extract_has_a_row_for_the_scene_and_for_each_person(small_release: Path, scenes: Path, tmp_path: Path) -> None:
+def test_extract_has_a_row_for_the_scene_and_for_each_person(
+    small_release: Path, square_shards: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "features.parquet"
-    assert main(["extract", "--encoder", str(small_release), str(scenes), "--out", str(out), "--workers", "0"]) == 0
+    assert (
+        main(["extract", "--encoder", str(small_release), str(square_shards), "--out", str(out), "--workers", "0"]) == 0
+    )
     table = pd.read_parquet(out)
     assert list(table.columns) == ["recording", "time", "end", "view", "person", "stream", "feature"]
     assert len(table) == 48 * 3  # video of the scene, pose of two people
@@ -156,8 +164,8 @@ def test_extract_has_a_row_for_the_scene_and_for_each_person(small_release: Path
     assert sorted(scene["time"][scene["recording"] == "r3"]) == [0, 2, 4, 6]
 
     encoder = open_encoder(small_release, "cpu")
-    row = read_index(scenes).iloc[7]
-    clip = read_clip(read_sample(scenes, row), ("video", "pose"))
+    row = read_index(square_shards).iloc[7]
+    clip = read_clip(read_sample(square_shards, row), ("video", "pose"))
     with torch.inference_mode():
         encoded = encoder.encode_clips([clip])
     mine = encoded.tokens[(encoded.modality == 1) & (encoded.person == 2)].mean(0)
@@ -178,16 +186,16 @@ def videomae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_of_videos_a_table_and_a_videomae(
-    videomae: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    videomae: Path, square_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What a collaborator has: the videos are prepared for the encoder, once, and kept."""
     videos = tmp_path / "videos"
     videos.mkdir()
-    index = read_index(scenes)
+    index = read_index(square_shards)
     lines = ["recording,moves"]
     for number in range(12):
         row = index.iloc[4 * number + number // 2 % 4]
-        (videos / f"v{number:02d}.mp4").write_bytes(read_sample(scenes, row)["main.video.mp4"])
+        (videos / f"v{number:02d}.mp4").write_bytes(read_sample(square_shards, row)["main.video.mp4"])
         lines.append(f"v{number:02d},{'right' if (number + number // 2) % 2 else 'still'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     out = tmp_path / "tuned"
