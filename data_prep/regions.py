@@ -56,7 +56,10 @@ class MotionMeter:
         self.size, self.cell = (width, height), cell
         larger = max(1.0, SMALLEST / min(width, height))
         self.work = (round(width * larger), round(height * larger))
-        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        # The presets FAST and ULTRAFAST stop at a quarter of the resolution, where a cell is 4 pixels wide: of something
+        # two cells wide they see half the speed. Stopping at half sees nine tenths, in 6 ms at 456x256.
+        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self.flow.setFinestScale(1)
         self.last: tuple[float, NDArray[np.uint8]] | None = None
 
     def measure(self, time: float, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
