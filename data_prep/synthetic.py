@@ -42,7 +42,7 @@ MANIFEST = ("path", "recording", "view", "offset", "participants", "split", "x.s
 LABELS = ("recording", "participant", "start", "end", "gesture", "speaker")
 NOT_OF_A_RECORDING = {"folder", "workers", *SPLITS}
 
-PEOPLE, EVENTS, COLOURS, MOTION, CAMERA = range(5)
+PEOPLE, EVENTS, COLOURS, MOTION, PLACES, CAMERA = range(6)
 """What a random generator is for: each has its own, so that other colours leave the events as they are."""
 
 Row = dict[str, Any]
@@ -110,7 +110,7 @@ def make_recording(job: Job) -> tuple[list[Row], list[Row]]:
     """Writes a recording's folder unless it is there; returns its rows of the manifest and of the labels."""
     cv2.setNumThreads(1)
     script, config = make_script(job), job.config
-    cameras = place_cameras(script, config.width, config.height, job.together)
+    cameras = place_cameras(job.random(PLACES, job.index), script, config.width, config.height, job.together)
     folder = config.folder / job.recording
     if not folder.is_dir():
         temporary = config.folder / f".{job.recording}.tmp"

@@ -126,9 +126,14 @@ def _gaze(rng: np.random.Generator, script: Script, times: np.ndarray) -> tuple[
     return yaw + _slow(rng, times, people, 0.06), pitch + _slow(rng, times, people, 0.04), roll
 
 
+def _chance(moment: float, number: int) -> float:
+    """A number in [0, 1) that a moment of the script fixes: what two hands must agree on, or an event's own pace."""
+    return moment * 1000 * (0.618, 0.414, 0.236)[number] % 1
+
+
 def _rate(event: Event) -> float:
-    """Each event's own pace, 1.5 to 2.1 a second, told by its start: no further chance is needed to play it."""
-    return 1.5 + 0.6 * (event.start * 7.31 % 1)
+    """How often an event swings to and fro, 1.5 to 2.1 times a second."""
+    return 1.5 + 0.6 * _chance(event.start, 0)
 
 
 def _nod_and_shake(script: Script, times: np.ndarray, yaw: np.ndarray, pitch: np.ndarray) -> None:
@@ -168,16 +173,24 @@ def _goal(script: Script, event: Event, times: np.ndarray, shoulder: np.ndarray,
     """Where an event takes the hand: [time, 2]."""
     swing = np.sin(2 * np.pi * _rate(event) * (times - event.start))
     side, still = event.side, np.zeros_like(swing)
+    wide, high = _chance(event.start, 1) - 0.5, _chance(event.start, 2) - 0.5
     if event.kind == "wave":
-        return shoulder + np.stack([side * 0.12 + 0.13 * event.size * swing, still - 0.3], axis=-1)
+        return shoulder + np.stack(
+            [side * (0.12 + 0.16 * wide) + 0.13 * event.size * swing, still - 0.24 + 0.2 * high], axis=-1
+        )
     if event.kind == "raise":
-        return shoulder + np.stack([still + side * 0.14, 0.01 * swing - 0.28 * event.size], axis=-1)
+        return shoulder + np.stack([still + side * (0.12 + 0.2 * wide), 0.01 * swing - 0.24 + 0.2 * high], axis=-1)
     if event.kind == "point":
-        away = script.seats[event.target] + (0.0, -0.12) - shoulder
-        return shoulder + 0.5 * away / np.linalg.norm(away, axis=-1, keepdims=True)
+        away = script.seats[event.target] + np.array([0.1 * wide, 0.4 * high - 0.1]) - shoulder
+        return shoulder + (0.42 + 0.14 * wide) * away / np.linalg.norm(away, axis=-1, keepdims=True)
     if event.kind in {"hand_over", "take"}:
         middle = script.seats[[event.person, event.target]].mean(axis=0)
-        return np.broadcast_to(middle + np.array([-0.05 * event.side, 0.2]), shoulder.shape)
+        shift = 0.2 * (_chance(event.meet, 1) - 0.5), 0.15 + 0.25 * (_chance(event.meet, 2) - 0.5)
+        return np.broadcast_to(middle + shift + np.array([-0.05 * event.side, 0.0]), shoulder.shape)
+    if event.kind == "reach":
+        return shoulder + np.stack([still + side * (0.24 + 0.1 * wide), 0.16 + 0.02 * swing + 0.2 * high], axis=-1)
+    if event.kind == "stretch":
+        return shoulder + np.stack([still + side * 0.38, 0.03 * swing - 0.1 + 0.3 * high], axis=-1)
     if event.kind == "drink":
         return head + np.stack([still + side * 0.05, still + 0.13], axis=-1)
     if event.kind == "scratch":

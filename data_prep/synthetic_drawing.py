@@ -52,13 +52,16 @@ class Camera:
         return (points - np.array(self.origin, points.dtype)) * fractions
 
 
-def place_cameras(script: Script, width: int, height: int, together: bool) -> list[Camera]:
-    """One camera for everybody (view ``main``), or one a person (views ``seat1`` from the left on)."""
+def place_cameras(rng: np.random.Generator, script: Script, width: int, height: int, together: bool) -> list[Camera]:
+    """One camera for everybody (view ``main``), or one a person (views ``seat1`` from the left on), none just alike."""
     if together:
-        span = 1.8 if len(script.people) == 2 else 2.0
-        return [_camera("main", width, height, 0.0, 0.7, span, tuple(range(len(script.people))))]
+        span = (1.85 if len(script.people) == 2 else 2.05) * rng.uniform(0.94, 1.14)
+        middle, bottom = rng.uniform((-0.07, 0.62), (0.07, 0.74))
+        return [_camera("main", width, height, middle, bottom, span, tuple(range(len(script.people))))]
     return [
-        _camera(f"seat{person + 1}", width, height, float(x), float(y) + 0.68, 1.4, (person,))
+        _camera(
+            f"seat{person + 1}", width, height, x + rng.uniform(-0.05, 0.05), y + 0.68, rng.uniform(1.3, 1.5), (person,)
+        )
         for person, (x, y) in enumerate(script.seats)
     ]
 

@@ -132,7 +132,7 @@ def place_people(rng: np.random.Generator, count: int, rows: bool) -> np.ndarray
         seats = [(-0.43, 0.0), (0.43, 0.0)] + ([(0.0, -0.6)] if count == 3 else [(-0.4, -0.62), (0.4, -0.62)])
     else:
         seats = [(0.86 * (person - (count - 1) / 2), 0.0) for person in range(count)]
-    return np.array(sorted(seats)) + rng.uniform(-0.03, 0.03, (count, 2))
+    return np.array(sorted(seats)) + rng.uniform(-0.06, 0.06, (count, 2))
 
 
 def write_script(
@@ -186,7 +186,7 @@ def _labelled_event(rng: np.random.Generator, script: Script, gesture: int, star
     if GESTURES[gesture] == "nod":
         side = 0
     meet = start + rng.uniform(0.85, 1.2)
-    return Event(person, GESTURES[gesture], start, seconds, side, target, float(rng.uniform(0.85, 1.15)), meet)
+    return Event(person, GESTURES[gesture], start, seconds, side, target, float(rng.uniform(0.65, 1.15)), meet)
 
 
 def _side_towards(script: Script, person: int, target: int) -> int:
@@ -251,18 +251,19 @@ def _conversation(rng: np.random.Generator, script: Script) -> None:
 
 
 def _distractions(rng: np.random.Generator, script: Script) -> None:
-    """What people do for themselves, whatever the gesture: drink, scratch, raise a hand, shake the head, look away."""
+    """What people do for themselves, whatever the gesture. Each of it moves much like one of the gestures: scratching
+    or raising a hand like waving, stretching like pointing, shaking the head like nodding, reaching like handing over."""
     for person in range(len(script.people)):
-        at = rng.uniform(0, 3)
+        at = rng.uniform(0, 2)
         while at < script.seconds - 2:
-            kind = str(rng.choice(["drink", "scratch", "raise", "shake", "away"]))
+            kind = str(rng.choice(["drink", "reach", "scratch", "raise", "stretch", "shake", "away"]))
             if kind == "away":
                 script.looks[person].append((at, int(rng.choice([-2, -1]))))
             else:
                 side = 0 if kind == "shake" else int(rng.choice([-1, 1]))
                 seconds, size = float(rng.uniform(1.0, 2.2)), float(rng.uniform(0.7, 1.1))
                 _add_if_free(script, Event(person, kind, at, seconds, side, -1, size))
-            at += rng.uniform(1.5, 5.5)
+            at += rng.uniform(0.8, 3.2)
 
 
 def _add_if_free(script: Script, event: Event) -> None:
