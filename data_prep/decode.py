@@ -170,7 +170,8 @@ def read(path: Path, probed: Probe, damage: Damage, video: bool = True, audio: b
 
     Damaged packets are added to ``damage``. Frames whose time stamp does not grow are left out.
     """
-    latest = {kind: -1.0 for kind, on in (("video", video and probed.video), ("audio", audio and probed.audio)) if on}
+    kinds = {kind for kind, on in (("video", video and probed.video), ("audio", audio and probed.audio)) if on}
+    latest = dict.fromkeys(kinds, (-1.0, 0.0))  # start and end of the last frame
     with _open(path) as container:
         streams = [stream for stream in _streams(container) if stream.type in latest]
         for stream in streams:
@@ -184,33 +185,30 @@ def read(path: Path, probed: Probe, damage: Damage, video: bool = True, audio: b
             except StopIteration:
                 return
             except av.FFmpegError as error:
-                damage.add(max(latest.values()), error)
+                damage.add(max(end for _, end in latest.values()), error)
                 return
             yield from _decode(packet, probed, damage, latest)
 
 
-def _decode(packet: av.Packet, probed: Probe, damage: Damage, latest: dict[str, float]) -> Iterator[Event]:
-    kind = packet.stream.type
+def _decode(
+    packet: av.Packet, probed: Probe, damage: Damage, latest: dict[str, tuple[float, float]]
+) -> Iterator[Event]:
+    stream, zero = packet.stream, float(probed.zero)
+    before, end = latest[stream.type]
     try:
         frames = packet.decode()
     except av.FFmpegError as error:
-        time = latest[kind] if packet.pts is None else float(packet.pts * packet.time_base - probed.zero)
-        damage.add(max(0.0, time), error)
+        damage.add(end if packet.pts is None else max(0.0, float(packet.pts * packet.time_base) - zero), error)
         return
     for frame in frames:
-        if frame.pts is None or frame.time_base is None:
-            damage.add(max(0.0, latest[kind]), ValueError("a frame without a time stamp"))
+        # a decoder's last frames may come without a time stamp: they follow what was before
+        time = end if frame.time is None else frame.time - zero
+        if time <= before:
             continue
-        time = float(frame.pts * frame.time_base - probed.zero)
-        if time <= latest[kind]:
-            continue
-        latest[kind] = time
         if isinstance(frame, av.AudioFrame):
-            end = time + frame.samples / frame.sample_rate
+            seconds = frame.samples / frame.sample_rate
         else:
-            end = time + (float(frame.duration * frame.time_base) or _frame_seconds(packet.stream))
+            rate = stream.average_rate
+            seconds = float((frame.duration or 0) * stream.time_base) or (float(1 / rate) if rate else 0.0)
+        before, end = latest[stream.type] = time, time + seconds
         yield Event(frame, time, end)
-
-
-def _frame_seconds(stream: av.VideoStream) -> float:
-    return float(1 / stream.average_rate) if stream.average_rate else 0.0
