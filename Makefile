@@ -77,7 +77,7 @@ demo/.sample: | $(VENV)/.installed
 
 demo/.scenes: | $(VENV)/.installed
 	@mkdir -p demo
-	kinesic data_prep synthetic demo/scenes --config demo
+	kinesic data_prep synthetic demo/scenes
 	@touch $@
 
 demo/.shards: demo/.scenes
@@ -86,7 +86,7 @@ demo/.shards: demo/.scenes
 	@touch $@
 
 demo/.real: demo/.sample
-	kinesic data_prep build demo/videos demo/real --clip_seconds 4 --fps 8 --short_side 64
+	kinesic data_prep build demo/videos demo/real --clip_seconds 4
 	kinesic data_prep report demo/real
 	@touch $@
 
@@ -100,7 +100,7 @@ demo/.release: demo/.run
 	@touch $@
 
 demo/.gesture: demo/.release
-	kinesic finetune run --config demo --encoder demo/release --data demo/shards --labels demo/scenes/labels.csv --target gesture --out demo/gesture
+	kinesic finetune run --encoder demo/release --data demo/shards --labels demo/scenes/labels.csv --target gesture --out demo/gesture
 	@touch $@
 
 demo/.extract: demo/.gesture demo/.real
@@ -112,5 +112,5 @@ demo/.slurm: demo/.run
 	@touch $@
 
 demo/.shortcut: demo/.gesture
-	python -m benchmarks.shortcut --encoder demo/release --data demo/shards --labels demo/scenes/labels.csv --out demo/shortcut
+	python -m benchmarks.shortcut --release demo/release --shards demo/shards --labels demo/scenes/labels.csv --out demo/shortcut
 	@touch $@
