@@ -68,7 +68,7 @@ demo: demo/.slurm demo/.extract demo/.shortcut
 	@echo '  demo/release             the folder for collaborators: weights, config, model card, checksums'
 	@echo '  demo/gesture             fine-tuned: which gesture; open report.html'
 	@echo '  demo/carphone.parquet    features of a real video with time stamps'
-	@echo '  demo/shortcut            pretrained against untrained, shirt and wall colour as label or reversed: the table above'
+	@echo '  demo/shortcut            table.md: pretrained against untrained, colours that tell the label or reversed'
 
 demo/.sample: | $(VENV)/.installed
 	@mkdir -p demo
