@@ -244,7 +244,7 @@ class AudioCutter:
             self._layout = frame.layout.name if self._people == frame.layout.nb_channels > 1 else "mono"
             self._begin = time
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if form != self._form or abs(time - self._heard) > GAP:
+        if self._resampler is None or form != self._form or abs(time - self._heard) > GAP:
             self.pause()
             self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=SAMPLE_RATE)
             self._form, self._heard = form, time

@@ -112,14 +112,10 @@ def probe(path: Path) -> Probe:
         )
     zero = min(frame.pts * frame.time_base for frame in first.values())
     ends = [zero]
-    announced, aspect = Fraction(0), Fraction(1)
     with _open(path) as container:
         streams = [stream for stream in _streams(container) if stream.type in first]
-        for stream in streams:
-            if "mp4" in container.format.name and stream.duration and stream.time_base:
-                announced = max(announced, stream.duration * stream.time_base)
-            if isinstance(stream, av.VideoStream):
-                aspect = stream.sample_aspect_ratio or aspect
+        announced = _announced(container, streams)
+        aspect = next((s.sample_aspect_ratio for s in streams if isinstance(s, av.VideoStream)), None) or Fraction(1)
         try:
             for packet in container.demux(streams):
                 if packet.pts is not None and packet.time_base is not None and not packet.is_discard:
@@ -127,7 +123,7 @@ def probe(path: Path) -> Probe:
         except av.FFmpegError:
             pass  # the part before the fault counts; reading it will report the fault
     duration = float(max(ends) - zero)
-    missing = float(announced) - duration
+    missing = announced - duration
     picture = first.get("video")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -141,6 +137,15 @@ def probe(path: Path) -> Probe:
         rotation=round(picture.rotation / 90) * 90 % 360 if isinstance(picture, av.VideoFrame) else 0,
         missing=missing if missing > 1 else 0.0,
     )
+
+
+def _announced(container: av.container.InputContainer, streams: list[av.VideoStream | av.AudioStream]) -> float:
+    """The duration that the header names, 0 where it names none: most formats' is a guess."""
+    if "mp4" in container.format.name:
+        return max((float(s.duration * s.time_base) for s in streams if s.duration and s.time_base), default=0.0)
+    if "matroska" in container.format.name and len(container.streams) == len(streams):
+        return (container.duration or 0) / 1e6
+    return 0.0
 
 
 def _first_frames(path: Path) -> dict[str, Any]:

@@ -115,16 +115,16 @@ def read_manifest(path: Path, out: Path | None = None) -> tuple[list[Recording],
     Files below ``out`` are not looked at when a folder is read. Raises UserError where nothing can be read, a column
     is unknown or no recording is named at all.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such manifest or folder")
     if path.is_dir():
         rows = _folder_rows(path, out)
     elif path.suffix.lower() == ".csv":
         rows = _csv_rows(path)
     elif path.suffix.lower() in {".parquet", ".pq"}:
         rows = _parquet_rows(path)
-    elif path.exists():
-        raise UserError(f"{path}: a manifest is a .csv or .parquet file or a folder of media files")
     else:
-        raise UserError(f"{path}: no such manifest or folder")
+        raise UserError(f"{path}: a manifest is a .csv or .parquet file or a folder of media files")
     if not rows:
         raise UserError(f"{path}: no {'media file' if path.is_dir() else 'row'} in it")
     _check_columns(path, rows[0])
@@ -189,8 +189,8 @@ def _check_columns(path: Path, row: Row) -> None:
     for column in row:
         if column not in COLUMNS and not re.fullmatch(r"x\..+", column):
             near = difflib.get_close_matches(column, COLUMNS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COLUMNS)}; name your own x.{column}"
-            raise UserError(f"{path}: unknown column {column!r}; {hint}")
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COLUMNS)}."
+            raise UserError(f"{path}: unknown column {column!r}; {hint} A column of your own is named x.{column}")
     if "path" not in row:
         raise UserError(f"{path}: no column 'path'")
 
