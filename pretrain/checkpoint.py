@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ def whole_checkpoints(run: Path) -> list[Path]:
 def newest(run: Path) -> Path | None:
     """The newest finished checkpoint of a run."""
     return next(reversed(whole_checkpoints(run)), None)
+
+
+def newest_for_all(run: Path, processes: Processes) -> Path | None:
+    """The newest finished checkpoint as the first process sees it: on a network file system others may see it later."""
+    own = newest(run) if processes.first else None
+    step = int(processes.total(torch.tensor([0 if own is None else 1 + int(own.name.removeprefix("step-"))])))
+    return run / "checkpoints" / f"step-{step - 1:08d}" if step else None
 
 
 def save(engine: Any, config: RunConfig, processes: Processes, state: dict[str, Any]) -> Path:
@@ -78,8 +86,11 @@ def load(engine: Any, config: RunConfig, folder: Path) -> dict[str, Any]:
     parts = len(list((folder / TAG).glob("zero_pp_rank_*_optim_states.pt")))
     if parts and parts != torch.distributed.get_world_size():
         raise UserError(f"{folder}: written by {parts} processes: go on with {parts}")
-    with _safe_loading(engine):
-        path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    try:
+        with _safe_loading(engine):
+            path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    except UnpicklingError as error:
+        raise UserError(f"{folder}: holds what no checkpoint holds: {str(error).splitlines()[0]}") from None
     if path is None:
         raise UserError(f"{folder}: DeepSpeed finds no checkpoint there")
     return saved["state"]

@@ -58,8 +58,12 @@ def read_clip(sample: Mapping[str, bytes], modalities: Collection[str]) -> Clip:
 
     Raises ValueError (which sample, what is wrong) for a damaged member or a newer schema.
     """
-    meta = json.loads(sample["meta.json"])
-    key = meta.get("key", sample.get("__key__", "?"))
+    key = sample.get("__key__", "?")
+    try:
+        meta = json.loads(sample["meta.json"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{key}: no meta.json that can be read ({error})") from None
+    key = meta["key"]
     if meta["schema"] > SCHEMA:
         raise ValueError(f"{key}: schema {meta['schema']} of meta.json is newer than {SCHEMA}: update kinesic")
     views = {name: View() for name in meta["views"]}

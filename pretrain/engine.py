@@ -8,24 +8,25 @@ changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from configs import UserError, write_run_record
 from pretrain import checkpoint
 from pretrain.config import OptimizerConfig, RunConfig
 from pretrain.objective import Batch, MaskedAutoencoder
 from pretrain.pictures import draw_losses, draw_reconstructions
-from pretrain.processes import Processes, StopRequest, start_processes
+from pretrain.processes import Processes, StopRequest, only_run_in, start_processes
 from pretrain.stream import Clips, batches, mask_seed
 from pretrain.tracking import Tracker, say
 from pretrain.weights import initialise
@@ -38,11 +39,16 @@ def run(config: RunConfig) -> int:
     if finished(config):
         print(f"{config.out}: finished at step {config.steps}; nothing to do")
         return 0
-    processes = start_processes()
-    try:
-        return _train(config, processes)
-    finally:
-        dist.destroy_process_group()
+    first = os.environ.get("RANK", "0") == "0"
+    with only_run_in(config.out) if first else contextlib.nullcontext():
+        processes = start_processes()
+        try:
+            with StopRequest() as stop:
+                return _train(config, processes, stop)
+        except UserError:
+            if first:  # one line is enough: the others fail alike
+                raise
+            return 2
 
 
 def finished(config: RunConfig) -> bool:
@@ -51,10 +57,10 @@ def finished(config: RunConfig) -> bool:
     return marker.is_file() and int(marker.read_text()) >= config.steps
 
 
-def _train(config: RunConfig, processes: Processes) -> int:
+def _train(config: RunConfig, processes: Processes, stop: StopRequest) -> int:
     clips = Clips(config.data, config.model.modalities)
     model = _build(config)
-    resumed = checkpoint.newest(config.out)
+    resumed = checkpoint.newest_for_all(config.out, processes)
     if resumed is None:
         if processes.first:
             say(f"{len(clips)} clips; measuring the streams' mean and deviation")
@@ -73,7 +79,7 @@ def _train(config: RunConfig, processes: Processes) -> int:
         tracker = Tracker(config, state["step"])
     stopped = True
     try:
-        stopped = _loop(config, processes, engine, stream, clips, state, tracker)
+        stopped = _loop(config, processes, engine, stream, clips, state, tracker, stop)
     finally:
         if tracker is not None:
             tracker.close(finished=not stopped)
@@ -158,9 +164,9 @@ def _loop(
     clips: Clips,
     state: dict[str, Any],
     tracker: Tracker | None,
+    stop: StopRequest,
 ) -> bool:
     """Steps until all are done (False) or a signal came (True); a checkpoint is written in either case."""
-    stop = StopRequest()
     while state["step"] < config.steps:
         began = time.perf_counter()
         rate = engine.get_lr()[0]

@@ -1,0 +1,193 @@
+"""Training through DeepSpeed: however it is divided, stopped or rounded, it is the same training."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from runs_for_tests import STEPS, column, start
+from safetensors.torch import load_file
+
+import configs
+from configs import UserError
+from pretrain import checkpoint
+from pretrain.__main__ import COMMANDS
+from pretrain.config import OptimizerConfig, RunConfig
+from pretrain.engine import rate_at, run
+from pretrain.tracking import Metrics, read_metrics
+
+LOSSES = ["loss_video", "loss_audio", "loss_face", "loss_pose"]
+
+Parse = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def parse(recipe: Path) -> Parse:
+    """The recipe's config with other settings."""
+    return lambda out, *more: configs.parse(
+        "pretrain", "run", COMMANDS["run"], ["--config", str(recipe), "--out", str(out), *more]
+    )
+
+
+@pytest.fixture(scope="module")
+def one_process(parse: Parse, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run in this process, ZeRO 1."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    assert run(parse(out)) == 0
+    return out
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    newest = checkpoint.newest(out)
+    assert newest is not None
+    return load_file(newest / "weights.safetensors")
+
+
+def test_two_processes_train_what_one_does(one_process: Path, two_processes: Path) -> None:
+    """A process has one clip a step here, often without the streams that the other's has: sums and counts must be global,
+    and ZeRO 2 must not mix up gradients that become ready in another order."""
+    assert column(one_process, "keys") == column(two_processes, "keys")
+    lacking = 0
+    for name in LOSSES:
+        ours, theirs = column(one_process, name), column(two_processes, name)
+        assert [bool(loss) for loss in ours] == [bool(loss) for loss in theirs]
+        lacking += sum(not loss for loss in ours)
+        np.testing.assert_allclose(
+            [float(loss) for loss in ours if loss], [float(loss) for loss in theirs if loss], rtol=2e-6
+        )
+    assert lacking  # the shards do what they were made for
+    for name, value in weights(two_processes).items():
+        torch.testing.assert_close(weights(one_process)[name], value, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_accumulated_passes_train_what_one_pass_does(one_process: Path, parse: Parse, tmp_path: Path) -> None:
+    run(parse(tmp_path / "run", "--accumulate", "2", "--steps", "4"))
+    for name in LOSSES:
+        ours, theirs = (
+            column(tmp_path / "run", name)[:2],
+            column(one_process, name)[:2],
+        )  # the schedules part after that
+        np.testing.assert_allclose([float(x or 0) for x in ours], [float(x or 0) for x in theirs], rtol=2e-6)
+
+
+def test_a_signal_saves_and_the_same_command_goes_on_exactly(
+    one_process: Path, recipe: Path, parse: Parse, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(recipe, out, "--data.workers", "2", "--checkpoint_every", "1000", processes=1)
+    while process.poll() is None and not ((out / "metrics.csv").is_file() and len(column(out, "step")) >= 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(60) == 75, out.with_suffix(".log").read_text()
+    stopped = len(column(out, "step"))
+    assert 2 <= stopped < STEPS
+    assert [path.name for path in checkpoint.whole_checkpoints(out)] == [f"step-{stopped:08d}"]
+    assert not (out / "finished").exists()
+    assert "run the same command to go on" in out.with_suffix(".log").read_text()
+    assert run(parse(out)) == 0
+    assert [int(step) for step in column(out, "step")] == list(range(1, STEPS + 1))
+    for name in ("keys", "lr", *LOSSES):
+        assert column(out, name) == column(one_process, name), name
+    for name, value in weights(one_process).items():
+        assert torch.equal(weights(out)[name], value), name
+
+
+def test_a_finished_run_says_so(one_process: Path, parse: Parse, capsys: pytest.CaptureFixture) -> None:
+    before = (one_process / "metrics.csv").read_bytes()
+    assert run(parse(one_process)) == 0
+    assert f"finished at step {STEPS}" in capsys.readouterr().out
+    assert (one_process / "metrics.csv").read_bytes() == before
+
+
+def test_what_a_run_leaves_behind(one_process: Path) -> None:
+    for name in ("loss.png", "reconstructions.png", "config.yaml", "versions.json", "data.json"):
+        assert (one_process / name).stat().st_size > 0, name
+    assert [path.name for path in checkpoint.whole_checkpoints(one_process)] == [
+        f"step-{STEPS - 2:08d}",
+        f"step-{STEPS:08d}",
+    ]
+    client = MlflowClient(tracking_uri=f"sqlite:///{one_process}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("kinesic pretrain").experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["model.dim"] == "48"
+    history = client.get_metric_history(found.info.run_id, "loss_video")
+    logged = {str(metric.step): metric.value for metric in history}
+    assert set(logged) <= {"4", "8", "12"}
+    for step, loss in zip(column(one_process, "step"), column(one_process, "loss_video"), strict=True):
+        assert step not in logged or logged[step] == pytest.approx(float(loss))
+
+
+def test_gates_open_and_have_their_own_rate(one_process: Path) -> None:
+    gates = [float(value) for value in column(one_process, "gates") if value]
+    assert len(gates) == 3
+    assert 0 < gates[0] < gates[-1] < STEPS * 0.01 * 2  # gate_lr 0.01: Adam moves a value by about its rate a step
+
+
+def test_bfloat16_follows_float32(one_process: Path, parse: Parse, tmp_path: Path) -> None:
+    run(parse(tmp_path / "run", "--precision", "bf16"))
+    ours = [float(loss) for loss in column(tmp_path / "run", "loss_video") if loss]
+    theirs = [float(loss) for loss in column(one_process, "loss_video") if loss]
+    np.testing.assert_allclose(ours, theirs, rtol=0.02)
+    assert ours != theirs
+    assert {value.dtype for value in weights(tmp_path / "run").values()} == {torch.float32}
+
+
+def unfinished(one_process: Path, folder: Path) -> Path:
+    """A copy of the run that has its checkpoints, but is to go on."""
+    shutil.copytree(one_process, folder / "run")
+    (folder / "run" / "finished").unlink()
+    return folder / "run"
+
+
+def test_another_model_cannot_go_on(one_process: Path, parse: Parse, tmp_path: Path) -> None:
+    out = unfinished(one_process, tmp_path)
+    with pytest.raises(UserError, match=r"this run has model\.layers 2, you ask for 3"):
+        run(parse(out, "--model.layers", "3"))
+
+
+class Evil:
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.file,))
+
+
+def test_a_checkpoint_cannot_run_code(one_process: Path, parse: Parse, tmp_path: Path) -> None:
+    out = unfinished(one_process, tmp_path)
+    newest = checkpoint.newest(out)
+    assert newest is not None
+    file = newest / "deepspeed" / "mp_rank_00_model_states.pt"
+    torch.save({**torch.load(file, weights_only=False), "evil": Evil(tmp_path / "it_ran")}, file)
+    with pytest.raises(UserError, match="holds what no checkpoint holds"):
+        run(parse(out))
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_the_schedule_warms_up_and_falls_to_zero() -> None:
+    optimizer = OptimizerConfig(warmup_steps=10)
+    rates = [rate_at(step, optimizer, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0, abs=1e-12)
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,lr,keys\n1,0.1,a\n2,0.2,b\n3,0.3,c\n4,0.")
+    assert len(read_metrics(file)) == 3
+    metrics = Metrics(file, ["step", "lr", "keys"], 2)
+    metrics.write({"step": 3, "lr": 1 / 3, "keys": "d"})
+    metrics.close()
+    assert [row["keys"] for row in read_metrics(file)] == ["a", "b", "d"]
+    assert math.isclose(float(read_metrics(file)[2]["lr"]), 1 / 3, rel_tol=0)
