@@ -151,7 +151,9 @@ class Encoder(nn.Module):
         patch = self.config.patch
         if frames.ndim != 4 or frames.shape[1] != 3 or frames.shape[2] % patch or frames.shape[3] % patch:
             got = ", ".join(str(side) for side in ("batch", *frames.shape))
-            raise ValueError(f"video: expected [batch, frame, 3, height, width], sides that {patch} divides, got [{got}]")
+            raise ValueError(
+                f"video: expected [batch, frame, 3, height, width], sides that {patch} divides, got [{got}]"
+            )
         tokens = video_tokens(frames, 0.0, self.config, number, 0)
         if tokens is None:
             raise ValueError(f"video: {len(frames)} frames are less than one tubelet of {self.config.tubelet}")
