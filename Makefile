@@ -77,7 +77,7 @@ demo/.sample: | $(VENV)/.installed
 
 demo/.scenes: | $(VENV)/.installed
 	@mkdir -p demo
-	kinesic data_prep synthetic demo/scenes
+	kinesic data_prep synthetic demo/scenes --config demo_scenes
 	@touch $@
 
 demo/.shards: demo/.scenes

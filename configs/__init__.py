@@ -204,7 +204,6 @@ def write_run_record(folder: Path, config: Any, seed: int | None = None) -> None
         "deepspeed",
         "xformers",
         "webdataset",
-        "decord2",
         "av",
         "mediapipe",
         "numpy",
