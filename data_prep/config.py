@@ -42,7 +42,7 @@ class BuildConfig:
     """constant frame rate of the written video; 25 is what lab cameras and most video data sets are close to"""
     short_side: int = 256
     """short side of the written video in pixels, even; the aspect is kept"""
-    crf: int = 20
+    crf: int = 23
     """quality of the H.264 video, 0 (lossless) to 51"""
     streams: tuple[Stream, ...] = ("video", "audio", "face", "pose", "regions")
     """what to write; a stream that a recording lacks is absent"""
