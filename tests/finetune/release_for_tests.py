@@ -33,7 +33,8 @@ def release_of(encoder: Encoder, run: Path, out: Path) -> Path:
     (checkpoint / "config.json").write_text(json.dumps({"state": {"step": 1}, "config": plain(config)}))
     summary = {"recordings": 1, "clips": 1, "hours": 0.01, "people": 2, "streams": {"video": 1, "pose": 1}}
     (run / "data.json").write_text(json.dumps({"summary": summary, "preprocessing": PREPROCESSING}))
-    (run / "metrics.csv").write_text("step,loss_video,loss_pose\n1,1.0,1.0\n")
+    names = [f"loss_{name}" for name in encoder.modalities]
+    (run / "metrics.csv").write_text(f"step,{','.join(names)}\n1{',1.0' * len(names)}\n")
     write_run_record(run, config, 0)
     release(ReleaseConfig(run, out))
     return out
