@@ -19,6 +19,21 @@ from matplotlib import pyplot as plt
 
 INSTANTS = 8  # shown of a clip
 POINTS = {"face": 478, "pose": 33}  # of these streams the first numbers of a cell are points (x, y, z)
+# lines between the points of a pose: shoulders, arms, trunk, legs (numbers of MediaPipe's 33 points)
+BONES = (
+    (13, 11),
+    (11, 12),
+    (12, 14),
+    (15, 13),
+    (14, 16),
+    (11, 23),
+    (12, 24),
+    (23, 24),
+    (23, 25),
+    (24, 26),
+    (25, 27),
+    (26, 28),
+)
 HIDDEN, SHOWN, REBUILT = "#d9d9d9", "#1f4e79", "#c0504d"
 
 
@@ -59,7 +74,10 @@ def _draw_points(panel: Any, part: Reconstruction, name: str) -> None:
         rows = ((series[0], SHOWN), (series[0], HIDDEN if hidden else SHOWN), (series[1], REBUILT if hidden else SHOWN))
         for row, (points, colour) in enumerate(rows):
             if not (row == 1 and hidden):
-                axes[row, column].scatter(*points[cell, :, :2].T, s=1 if name == "face" else 4, c=colour, linewidths=0)
+                place = points[cell, :, :2]
+                axes[row, column].scatter(*place.T, s=1 if name == "face" else 4, c=colour, linewidths=0)
+                for bone in BONES if name == "pose" else ():
+                    axes[row, column].plot(*place[list(bone)].T, c=colour, linewidth=1)
             axes[row, column].set(xlim=(-spread, spread), ylim=(spread, -spread), aspect="equal")
             axes[row, column].set_facecolor(HIDDEN if row == 1 and hidden else "white")
     _label(axes)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,8 +62,8 @@ def start_processes() -> Processes:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(_threads())
     if not dist.is_initialized():
-        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-        bound = {"device_id": device} if device.type == "cuda" else {}
+        alone: Any = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        bound: Any = {"device_id": device} if device.type == "cuda" else {}
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **alone, **bound)
         atexit.register(dist.destroy_process_group)  # not sooner: DeepSpeed keeps what it has learnt of the group
     return Processes(dist.get_rank(), dist.get_world_size(), device)
