@@ -100,7 +100,7 @@ demo/.release: demo/.run
 	@touch $@
 
 demo/.gesture: demo/.release
-	kinesic finetune run --encoder demo/release --data demo/shards --labels demo/scenes/labels.csv --target gesture --out demo/gesture
+	kinesic finetune run --config demo --encoder demo/release --data demo/shards --labels demo/scenes/labels.csv --target gesture --out demo/gesture
 	@touch $@
 
 demo/.extract: demo/.gesture demo/.real

@@ -1,8 +1,8 @@
 """Clips of shards -> one vector a stream: the frozen encoder's tokens, pooled over a clip or over one person of it.
 
 - Every clip is read and decoded once, whatever number of functions looks at it (``map_clips``).
-- The vector of a stream is the mean and the standard deviation of its tokens; a stream that is missing is zeros, and a
-  flag says so.
+- The vector of a stream is the mean of its tokens, their standard deviation, and what varies over time: the deviation of a
+  token from the mean of its own track (same view, place and person). A stream that is missing is zeros, and a flag says so.
 - Results are kept in one npz for each set of weights, data and streams.
 """
 
@@ -26,15 +26,17 @@ from finetune.labels import SCENE
 from pretrain.clips import Clip, read_clip
 from pretrain.encoder import Encoded, Encoder
 
+POOLED = 3  # numbers a feature: mean, deviation, deviation over time
+
 # What is computed for a batch: clips, then for every row the number of its clip and its person -> arrays [row, ...].
 ClipFunction = Callable[[list[Clip], np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
 
 def pool(encoded: Encoded, clip: Tensor, person: Tensor, modalities: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the tokens of every modality.
+    """Mean, standard deviation and deviation over time of the tokens of every modality.
 
     clip, person: int [row], what each row is about; person -1 is the whole clip, otherwise that person's tokens and the
-    scene's. Returns values [row, modality, 2 * dim], zero where a modality is missing, and present bool [row, modality].
+    scene's. Returns values [row, modality, 3 * dim], zero where a modality is missing, and present bool [row, modality].
     """
     tokens = encoded.tokens.float()
     own = (person[:, None] == SCENE) | (encoded.person == SCENE) | (encoded.person == person[:, None])
@@ -44,9 +46,21 @@ def pool(encoded: Encoded, clip: Tensor, person: Tensor, modalities: int) -> tup
     count = member.sum(1, keepdim=True)
     mean = member @ tokens / count.clamp(min=1)
     square = member @ tokens.square() / count.clamp(min=1)
-    std = (square - mean.square()).clamp(min=1e-8).sqrt() * (count > 0)
-    values = rearrange(torch.cat([mean, std], 1), "(row modality) dim -> row modality dim", modality=modalities)
+    moved = member @ (tokens - _track_means(tokens, encoded)).square() / count.clamp(min=1)
+    spread = [(variance.clamp(min=1e-8).sqrt() * (count > 0)) for variance in (square - mean.square(), moved)]
+    values = rearrange(torch.cat([mean, *spread], 1), "(row modality) dim -> row modality dim", modality=modalities)
     return values, rearrange(count > 0, "(row modality) 1 -> row modality", modality=modalities)
+
+
+def _track_means(tokens: Tensor, encoded: Encoded) -> Tensor:
+    """For every token, the mean over time of the tokens that share its clip, modality, view, place and person: [token, dim]."""
+    keys = torch.stack([encoded.clip, encoded.modality, encoded.view, encoded.place, encoded.person], 1)
+    track = torch.unique(keys, dim=0, return_inverse=True)[1]
+    count = torch.bincount(track).to(tokens.dtype)[:, None]
+    sums = torch.zeros(len(count), tokens.shape[1], dtype=tokens.dtype, device=tokens.device).index_add(
+        0, track, tokens
+    )
+    return (sums / count)[track]
 
 
 def as_matrix(values: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -129,7 +143,7 @@ def map_clips(
 
 
 def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "") -> ClipFunction:
-    """A function for ``map_clips``: "values" float32 [row, stream, 2 * dim] and "present" bool [row, stream]."""
+    """A function for ``map_clips``: "values" float32 [row, stream, 3 * dim] and "present" bool [row, stream]."""
     columns = [encoder.modalities.index(name) for name in streams]
 
     @torch.inference_mode()
@@ -153,7 +167,7 @@ def encode_rows(
     number = renumber[torch.from_numpy(clip).to(encoder.device)]
     modalities = len(encoder.modalities)
     if not read:
-        shape = (len(clip), modalities, 2 * encoder.config.dim)
+        shape = (len(clip), modalities, POOLED * encoder.config.dim)
         return torch.zeros(shape, device=encoder.device), torch.zeros(
             shape[:2], dtype=torch.bool, device=encoder.device
         )

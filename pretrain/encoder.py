@@ -27,7 +27,7 @@ class Encoded:
     """Features of tokens. ``encode_clips`` gives them packed, [token, ...]; ``encode`` gives [batch, token, ...].
 
     tokens: [..., dim]. modality: index into Encoder.modalities. time: seconds from the clip's start. person: -1 for the scene.
-    view: number of the view in the clip. clip: number of the clip in the list. Where clips of a batch differ in length,
+    view: number of the view in the clip. place: which cell of the picture (0 for streams). clip: number of the clip in the list. Where clips of a batch differ in length,
     ``encode`` fills up with rows of modality -1.
     """
 
@@ -36,6 +36,7 @@ class Encoded:
     time: Tensor
     person: Tensor
     view: Tensor
+    place: Tensor
     clip: Tensor
 
 
@@ -100,7 +101,7 @@ class Encoder(nn.Module):
 
         counts = [len(tokens[name]) if name in tokens else 0 for name in self.modalities]
         modality = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(self.device)
-        return Encoded(x, modality, column("time"), column("person"), column("view"), column("clip"))
+        return Encoded(x, modality, column("time"), column("person"), column("view"), column("place"), column("clip"))
 
     def encode(
         self,
@@ -181,5 +182,6 @@ def _by_clip(packed: Encoded, batch: int) -> Encoded:
         rows(packed.time, 0),
         rows(packed.person, -1),
         rows(packed.view, 0),
+        rows(packed.place, 0),
         rows(packed.clip, 0),
     )

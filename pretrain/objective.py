@@ -114,7 +114,7 @@ class MaskedAutoencoder(nn.Module):
         rows = batch.queries[name]
         part = batch.both[name]
         if name == "video":
-            return pixel_targets(part.values[rows], self.config), None
+            return pixel_targets(part.values[rows], self.mask.pixel_floor), None
         tokenizer = self.encoder.tokenizer(name)
         assert isinstance(tokenizer, StreamTokenizer)
         assert part.valid is not None
@@ -169,7 +169,7 @@ def _batch(both: dict[str, Tokens], hidden: dict[str, np.ndarray], config: Model
     )
 
 
-def pixel_targets(tubelets: Tensor, config: ModelConfig) -> Tensor:
+def pixel_targets(tubelets: Tensor, floor: float) -> Tensor:
     """Tubelets normalised by their own mean and deviation, a channel at a time (VideoMAE, norm_pix_loss).
 
     tubelets [token, (channel frame row column)], uint8 or normalised float -> [token, (frame row column channel)], as VideoMAE's
@@ -181,7 +181,7 @@ def pixel_targets(tubelets: Tensor, config: ModelConfig) -> Tensor:
     else:
         pixels = pixels * pixels.new_tensor(IMAGE_STD) + pixels.new_tensor(IMAGE_MEAN)
     centred = pixels - pixels.mean(1, keepdim=True)
-    normed = centred / (pixels.var(1, keepdim=True).sqrt() + 1e-6)
+    normed = centred / (pixels.var(1, keepdim=True).sqrt() + floor)
     return rearrange(normed, "token pixel channel -> token (pixel channel)")
 
 

@@ -51,7 +51,9 @@ def _video(model: MaskedAutoencoder, batch: Batch, predicted: Tensor) -> Reconst
     rebuilt = pixels.clone()
     asked = pixels[queries]
     normed = rearrange(predicted.float(), "token (pixel channel) -> token pixel channel", channel=3)
-    rebuilt[queries] = (normed * asked.std(1, keepdim=True) + asked.mean(1, keepdim=True)).clamp(0, 1)
+    rebuilt[queries] = (
+        normed * (asked.std(1, keepdim=True) + model.mask.pixel_floor) + asked.mean(1, keepdim=True)
+    ).clamp(0, 1)
     hidden = torch.zeros(len(tokens), dtype=torch.bool, device=queries.device).index_fill(0, queries, True)
     view = torch.from_numpy(tokens.view == tokens.view[0]).to(queries.device)
     _, rows, columns = tokens.grids[tokens.grid[0]]

@@ -31,12 +31,25 @@ def fit(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, task: Tas
         head.target_scale.fill_(float(targets.std()) or 1.0)
     standardised = ((features - mean) / scale).astype(np.float32)
     wanted = targets if task.classes else head.standardise_targets(targets)
-    penalty = _choose(standardised, wanted, groups, task, seed)
-    weight, bias = _solve(standardised, wanted, task, penalty)
+    coordinates, basis = _rotated(standardised)
+    penalty = _choose(coordinates, wanted, groups, task, seed)
+    weight, bias = _solve(coordinates, wanted, task, penalty)
+    weight = weight @ basis
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(weight))
         head.linear.bias.copy_(torch.from_numpy(bias))
     return head
+
+
+def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """features [example, feature] as coordinates [example, axis] @ basis [axis, feature], at most one axis an example.
+
+    A penalty on squared weights does not see rotations, so that the solution is the same, and found in a fraction of the time.
+    """
+    if features.shape[1] <= features.shape[0]:
+        return features, np.eye(features.shape[1], dtype=np.float32)
+    left, scale, basis = np.linalg.svd(features, full_matrices=False)
+    return left * scale, basis
 
 
 def _choose(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, task: Task, seed: int) -> float:
