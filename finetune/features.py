@@ -142,13 +142,16 @@ def map_clips(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "") -> ClipFunction:
-    """A function for ``map_clips``: "values" float32 [row, stream, 3 * dim] and "present" bool [row, stream]."""
+def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "", bf16: bool = False) -> ClipFunction:
+    """A function for ``map_clips``: "values" float32 [row, stream, 3 * dim] and "present" bool [row, stream].
+
+    bf16: matrix products in bfloat16.
+    """
     columns = [encoder.modalities.index(name) for name in streams]
 
     @torch.inference_mode()
     def run(clips: list[Clip], clip: np.ndarray, person: np.ndarray) -> Mapping[str, np.ndarray]:
-        values, present = encode_rows(encoder, clips, clip, person, streams)
+        values, present = encode_rows(encoder, clips, clip, person, streams, bf16)
         return {
             f"{prefix}values": values[:, columns].cpu().numpy(),
             f"{prefix}present": present[:, columns].cpu().numpy(),
@@ -158,7 +161,12 @@ def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "") -> Clip
 
 
 def encode_rows(
-    encoder: Encoder, clips: list[Clip], clip: np.ndarray, person: np.ndarray, streams: Sequence[str]
+    encoder: Encoder,
+    clips: list[Clip],
+    clip: np.ndarray,
+    person: np.ndarray,
+    streams: Sequence[str],
+    bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """``pool`` of encoded clips; a clip that holds none of the streams counts as one that lacks them all."""
     read = [number for number, c in enumerate(clips) if readable(c, streams)]
@@ -171,7 +179,8 @@ def encode_rows(
         return torch.zeros(shape, device=encoder.device), torch.zeros(
             shape[:2], dtype=torch.bool, device=encoder.device
         )
-    encoded = encoder.encode_clips([clips[n] for n in read], streams)
+    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=bf16):
+        encoded = encoder.encode_clips([clips[n] for n in read], streams)
     return pool(encoded, number, torch.from_numpy(person).to(encoder.device), modalities)
 
 

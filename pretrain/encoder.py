@@ -27,8 +27,8 @@ class Encoded:
     """Features of tokens. ``encode_clips`` gives them packed, [token, ...]; ``encode`` gives [batch, token, ...].
 
     tokens: [..., dim]. modality: index into Encoder.modalities. time: seconds from the clip's start. person: -1 for the scene.
-    view: number of the view in the clip. place: which cell of the picture (0 for streams). clip: number of the clip in the list. Where clips of a batch differ in length,
-    ``encode`` fills up with rows of modality -1.
+    view: number of the view in the clip. place: which cell of the picture (0 for streams). clip: number of the clip in the
+    list. Where clips of a batch differ in length, ``encode`` fills up with rows of modality -1.
     """
 
     tokens: Tensor

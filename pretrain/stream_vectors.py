@@ -41,7 +41,10 @@ def audio_cells(channel: np.ndarray, start: float, rate: int, stream: StreamConf
     size = _fft_size(rate)
     sound = torch.nn.functional.pad(torch.from_numpy(np.ascontiguousarray(channel)), (0, max(size - len(channel), 0)))
     spectrum = torch.stft(sound, size, hop, len(window), window, center=True, pad_mode="constant", return_complex=True)
-    power = rearrange(spectrum.abs().square(), "frequency cell -> cell frequency") @ mel_filters(stream.features, rate)
+    with torch.autocast("cpu", enabled=False):  # the logarithm of a sum rounded to bfloat16 is no mel
+        power = rearrange(spectrum.abs().square(), "frequency cell -> cell frequency") @ mel_filters(
+            stream.features, rate
+        )
     cells = np.round((start + np.arange(len(power)) * hop / rate) / stream.cell_seconds).astype(np.int64)
     real = (cells >= 0) & (np.arange(len(power)) * hop < len(channel))
     return torch.log(power + 1e-6).numpy()[real], cells[real]  # 1e-6: silence is a number
