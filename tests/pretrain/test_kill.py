@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from runs_for_tests import STEPS, column, start
 
 from pretrain import checkpoint
@@ -19,6 +20,7 @@ def descendants(pid: int) -> list[int]:
     return children + [below for child in children for below in descendants(child)]
 
 
+@pytest.mark.timeout(900)  # three starts of two processes: a busy machine takes minutes
 def test_kill_minus_nine_and_the_same_command_again(recipe: Path, two_processes: Path, tmp_path: Path) -> None:
     out, moment = tmp_path / "run", random.Random()
     steps, delay = moment.randrange(STEPS - 2), moment.random() / 5
