@@ -16,7 +16,7 @@ export PYTHONWARNINGS := ignore
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo    the whole chain on a small sample, into ./demo (under 15 minutes on 2 cores, installation included)'
+	@echo 'make demo    the whole chain on a small sample, into ./demo (about 15 minutes on 2 cores, installation included)'
 	@echo 'make test    the full test suite'
 	@echo 'make lint    ruff and pyrefly'
 	@echo 'make format  ruff, changing files'
@@ -66,7 +66,7 @@ demo: demo/.slurm demo/.extract demo/.shortcut
 	@echo '  demo/shards, demo/real   their shards and those of two real videos; open report.html in either'
 	@echo '  demo/run                 pretraining: metrics.csv, reconstructions.png'
 	@echo '  demo/release             the folder for collaborators: weights, config, model card, checksums'
-	@echo '  demo/gesture             fine-tuned: which gesture; open report.html'
+	@echo '  demo/gesture             fine-tuned: which gesture; report.md, report.png'
 	@echo '  demo/carphone.parquet    features of a real video with time stamps'
 	@echo '  demo/shortcut            table.md: pretrained against untrained, colours that tell the label or reversed'
 
