@@ -97,3 +97,17 @@ def test_pixel_targets_have_mean_0_and_deviation_1():
 def test_impossible_masks_are_refused():
     with pytest.raises(ValueError, match=r"mask\.video: 1\.0"):
         MaskConfig(video=1.0)
+
+
+def test_the_pixel_floor_keeps_noise_on_a_plain_wall_small():
+    """One grey level of noise is a target as large as any without the floor, and a small one with it, in the loss too."""
+    clip = make_clip()
+    clip.views["cam0"].frames[:] = 128 + clip.views["cam0"].frames % 2
+    sizes = []
+    for floor in (1e-6, 0.05):
+        mask = MaskConfig(video=0.5, pixel_floor=floor)
+        model = MaskedAutoencoder(tiny_model(), mask)
+        targets, _ = model.targets("video", model.collate([clip], [0]))
+        sizes.append(float(targets.std()))
+    assert sizes[0] == pytest.approx(1, abs=0.01)
+    assert sizes[1] < 0.06
