@@ -1,7 +1,8 @@
 """From a planned recording to its samples: the views side by side, people numbered, meta.json.
 
-Person ids are given in the order in which people appear, so that they are the same whatever else is built. Who is a
-participant of the manifest is known by seat, or where a view shows one participant and one person.
+In two steps: a recording is read clip by clip into a temporary file, then its samples are made of that. Person ids are
+given in the order in which people appear, so that they are the same whatever else is built. Who is a participant of the
+manifest is known by seat, or where a view shows one participant and one person.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.clips import Part, Window
+from data_prep.clips import Window
 from data_prep.config import BuildConfig
 from data_prep.given import Arrays
 from data_prep.manifest import Participant, Recording, member_name
-from data_prep.shards import SCHEMA, encode_npz, sample_key
+from data_prep.shards import SCHEMA, decode_npz, encode_npz, sample_key
+from data_prep.spill import Spill
 from data_prep.views import PlannedView, ViewReader
+
+STREAMS = "streams.json"
+"""In the temporary file: what meta.json says of a view's streams in a clip."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +64,52 @@ def tool_versions() -> dict[str, str]:
 
 
 class Samples:
-    """The samples of one recording, clip by clip. ``readers`` tell afterwards what was damaged."""
+    """The samples of one recording: ``read`` its clips one after another into the spill, then take the samples out.
 
-    def __init__(self, planned: PlannedRecording, config: BuildConfig, models: Path | None) -> None:
+    ``readers`` tell afterwards what was damaged.
+    """
+
+    def __init__(self, planned: PlannedRecording, config: BuildConfig, models: Path | None, spill: Spill) -> None:
         self._planned, self._config = planned, config
         clips = list(planned.clips)
         self.readers = [ViewReader(view, clips, config, models) for view in planned.views]
+        self._spill = spill
         self._people: dict[tuple[int, int], int] = {}  # (view, person there) -> person of the recording
         self._participants: dict[int, str] = {}
         if config.landmarks == "given":
             self._participants = dict(enumerate(planned.recording.participants))
 
-    def clip(self, index: int) -> Sample | None:
-        """The sample of a clip, None where no view has anything in it. Clips are asked for in order."""
-        clip = self._planned.clips[index]
-        members: dict[str, bytes] = {}
-        views: dict[str, dict[str, Any]] = {}
-        seen: set[int] = set()
-        for number, reader in enumerate(self.readers):
+    def read(self, index: int) -> None:
+        """Decodes a clip and looks at it. Clips are read in order."""
+        for view, reader in enumerate(self.readers):
             part, landmarks = reader.part(index)
-            landmarks = self._numbered(number, landmarks)
-            seen |= {int(person) for arrays in landmarks.values() for person in np.unique(arrays.get("person", []))}
+            self._meet(view, landmarks)
             for stream, arrays in landmarks.items():
                 part.members[f"{stream}.npz"] = encode_npz(arrays)
                 part.streams[stream] = {"start": round(float(arrays["times"][0]), 6), "rate": self._rate(arrays)}
             if part.members:
-                name = member_name(self._planned.views[number].view.name)
-                members |= {f"{name}.{member}": content for member, content in part.members.items()}
-                views[name] = self._about_view(self._planned.views[number], part, clip)
+                for member, content in part.members.items():
+                    self._spill.put(index, f"{view}.{member}", content)
+                self._spill.put(index, f"{view}.{STREAMS}", json.dumps(part.streams).encode())
+
+    def clip(self, index: int) -> Sample | None:
+        """The sample of a clip, None where no view has anything in it. All that can be read has been read before."""
+        clip = self._planned.clips[index]
+        members: dict[str, bytes] = {}
+        views: dict[str, dict[str, Any]] = {}
+        seen: set[int] = set()
+        for key, content in self._spill.get(index).items():
+            number, _, member = key.partition(".")
+            planned = self._planned.views[int(number)]
+            name = member_name(planned.view.name)
+            if member == STREAMS:
+                views[name] = self._about_view(planned, json.loads(content), clip)
+                continue
+            if member.endswith(".npz") and "person" in (arrays := decode_npz(content)):
+                arrays["person"] = self._numbered(int(number), arrays["person"])
+                seen |= set(arrays["person"].tolist())
+                content = encode_npz(arrays)
+            members[f"{name}.{member}"] = content
         if not members:
             return None
         people = [
@@ -98,19 +121,20 @@ class Samples:
         """People who are there whether they are seen or not: with given landmarks the manifest's participants."""
         return set(self._participants) if self._config.landmarks == "given" else set()
 
-    def _numbered(self, view: int, landmarks: dict[str, Arrays]) -> dict[str, Arrays]:
-        """Person ids of a view -> of the recording; and who they are, where their seat or being alone tells."""
+    def _meet(self, view: int, landmarks: dict[str, Arrays]) -> None:
+        """Takes note of the people of a view in a clip; and who they are, where their seat or being alone tells."""
         if self._config.landmarks == "given":
-            return landmarks
+            return
         there = sorted({int(person) for arrays in landmarks.values() for person in np.unique(arrays.get("person", []))})
         for person in there:
             self._people.setdefault((view, person), len(self._people))
         self._identify(view, landmarks, there)
-        ids = np.array([self._people.get((view, person), -1) for person in range(max(there, default=-1) + 1)], np.int32)
-        return {
-            stream: arrays | {"person": ids[arrays["person"]]} if "person" in arrays else arrays
-            for stream, arrays in landmarks.items()
-        }
+
+    def _numbered(self, view: int, persons: np.ndarray) -> np.ndarray:
+        """Person ids [row] of a view -> of the recording."""
+        if self._config.landmarks == "given":
+            return persons
+        return np.array([self._people[view, person] for person in persons.tolist()], np.int32)
 
     def _identify(self, view: int, landmarks: dict[str, Arrays], there: list[int]) -> None:
         participants = self._planned.views[view].view.participants
@@ -131,11 +155,11 @@ class Samples:
         times = arrays["times"]
         return round(float(1 / np.median(np.diff(times))), 3) if len(times) > 1 else self._config.landmark_rate
 
-    def _about_view(self, planned: PlannedView, part: Part, clip: Window) -> dict[str, Any]:
+    def _about_view(self, planned: PlannedView, streams: dict[str, Any], clip: Window) -> dict[str, Any]:
         """What meta.json says of a view: of several chapter files, the last one that has begun when the clip begins."""
         begun = [file for file in planned.files if file.offset <= clip.start]
         file = begun[-1] if begun else planned.files[0]
-        measured = any(stream in part.streams for stream in ("face", "pose", "regions"))
+        measured = any(stream in streams for stream in ("face", "pose", "regions"))
         source = {"mediapipe": f"mediapipe {tool_versions()['mediapipe']}", "given": "given"}.get(
             self._config.landmarks
         )
@@ -147,7 +171,7 @@ class Samples:
             "confidence": None,
             "participants": [participant.id for participant in planned.view.participants],
             "landmarks": source if measured else None,
-            "streams": part.streams,
+            "streams": streams,
         }
 
     def _sample(self, clip: Window, members: dict[str, bytes], views: dict[str, Any], people: list[dict]) -> Sample:
@@ -176,7 +200,7 @@ class Samples:
         return Sample(key, members, row)
 
     def close(self) -> None:
-        """Gives back what the readers hold."""
+        """Gives back what the readers hold: all that can be read has been read."""
         for reader in self.readers:
             reader.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from data_prep.plan import Unit
 from data_prep.pool import Report
 from data_prep.samples import PlannedRecording, Samples
 from data_prep.shards import ShardWriter
+from data_prep.spill import Spill
 
 STATE = ".build"
 """Folder of the records, probes and temporary files of a build."""
@@ -103,32 +105,45 @@ class _Shelf:
 
 def _build_recording(planned: PlannedRecording, task: UnitTask, shelf: _Shelf, report: Report) -> list[Failure]:
     """Writes the samples of a recording as far as it goes, and says what was wrong with it."""
-    name = planned.recording.name
-    report((name, 0.0))
-    done = 0
-    samples = None
-    try:
-        samples = Samples(planned, task.config, task.models)
-        for done, clip in enumerate(planned.clips):
-            sample = samples.clip(done)
+    report((planned.recording.name, 0.0))
+    with closing(Spill(task.config.out / STATE)) as spill:
+        samples, read, failures = _read_recording(planned, task, spill, report)
+        for index in range(read):
+            assert samples is not None
+            sample = samples.clip(index)
             if sample is not None:
-                shelf.writer(done // task.unit.shard_clips if task.unit.shard_clips else 0).write(*sample)
+                shelf.writer(index // task.unit.shard_clips if task.unit.shard_clips else 0).write(*sample)
+            report((planned.recording.name, 0.0))
+    return failures
+
+
+def _read_recording(
+    planned: PlannedRecording, task: UnitTask, spill: Spill, report: Report
+) -> tuple[Samples | None, int, list[Failure]]:
+    """Reads the clips of a recording as far as it goes: its samples, how many clips were read, and what was wrong."""
+    name = planned.recording.name
+    done, samples = 0, None
+    try:
+        samples = Samples(planned, task.config, task.models, spill)
+        for clip in planned.clips:
+            samples.read(done)
+            done += 1
             report((name, (clip.end - clip.start) * len(planned.views)))
+        return samples, done, _damage(planned, samples)
     except GivenError as error:
         path, reason = error.args
-        return [Failure(name, "", path, planned.clips[done].start, reason, "write the file again, or take it away")]
+        failure = Failure(name, "", path, planned.clips[done].start, reason, "write the file again, or take it away")
     except (OSError, MemoryError):
         raise  # the disk is full or not ours: nothing to do with this recording
     except Exception as error:  # any library below may raise anything on a damaged file: it costs this recording only
         file = planned.views[0].files[0].source.name
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return [
-            Failure(name, "", file, planned.clips[done].start, reason, "convert it with ffmpeg; clips before are kept")
-        ]
+        remedy = "convert it with ffmpeg; clips before are kept"
+        failure = Failure(name, "", file, planned.clips[done].start, reason, remedy)
     finally:
         if samples is not None:
             samples.close()
-    return _damage(planned, samples)
+    return samples, done, [failure]
 
 
 def _damage(planned: PlannedRecording, samples: Samples) -> list[Failure]:
