@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from data_prep.config import BuildConfig, ModelsConfig, ReportConfig, SampleConfig, SyntheticConfig
+from data_prep.config import BuildConfig, CheckConfig, ModelsConfig, ReportConfig, SampleConfig, SyntheticConfig
 
 COMMANDS = {
     "build": Command("recordings -> shards", BuildConfig, "data_prep.build:build", ("manifest", "out")),
+    "check": Command(
+        "shards -> is everything in them as it should be?", CheckConfig, "data_prep.check:check", ("out",)
+    ),
     "report": Command("shards -> one page to look at", ReportConfig, "data_prep.report:report", ("out",)),
     "models": Command("fetch the landmark models", ModelsConfig, "data_prep.landmark_models:models", ("folder",)),
     "sample": Command("fetch a small sample of real videos", SampleConfig, "data_prep.sample:sample", ("folder",)),

@@ -75,6 +75,20 @@ class BuildConfig:
 
 
 @dataclass
+class CheckConfig:
+    """Shards -> is everything in them as it should be?"""
+
+    out: Path
+    """folder that data_prep build wrote"""
+    workers: int = 0
+    """processes that read; 0 = one a core"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}: it must be 0 or more")
+
+
+@dataclass
 class ReportConfig:
     """Shards -> one page to look at."""
 
