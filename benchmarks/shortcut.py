@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--target", default="gesture", help="column of the labels (default: gesture)")
     parser.add_argument("--epochs", type=int, default=2, help="passes of the adapter over its clips (default: 2)")
     parser.add_argument(
-        "--adapter_clips", type=int, default=400, help="clips that the adapter learns from (default: 400)"
+        "--adapter_clips", type=int, default=256, help="clips that the adapter learns from (default: 256)"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
     args = parser.parse_args()

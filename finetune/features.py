@@ -3,6 +3,7 @@
 - Every clip is read and decoded once, whatever number of functions looks at it (``map_clips``).
 - The vector of a stream is the mean of its tokens, their standard deviation, and what varies over time: the deviation of a
   token from the mean of its own track (same view, place and person). A stream that is missing is zeros, and a flag says so.
+- All three of the tokens as they enter the trunk and as they leave it: a probe should never know less than the tokenizers.
 - Results are kept in one npz for each set of weights, data and streams.
 """
 
@@ -26,19 +27,19 @@ from finetune.labels import SCENE
 from pretrain.clips import Clip, read_clip
 from pretrain.encoder import Encoded, Encoder
 
-POOLED = 3  # numbers a feature: mean, deviation, deviation over time
+POOLED = 6  # numbers a feature: mean, deviation, deviation over time; before the trunk and after it
 
 # What is computed for a batch: clips, then for every row the number of its clip and its person -> arrays [row, ...].
 ClipFunction = Callable[[list[Clip], np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
 
 def pool(encoded: Encoded, clip: Tensor, person: Tensor, modalities: int) -> tuple[Tensor, Tensor]:
-    """Mean, standard deviation and deviation over time of the tokens of every modality.
+    """Mean, standard deviation and deviation over time of the tokens of every modality, before and after the trunk.
 
     clip, person: int [row], what each row is about; person -1 is the whole clip, otherwise that person's tokens and the
-    scene's. Returns values [row, modality, 3 * dim], zero where a modality is missing, and present bool [row, modality].
+    scene's. Returns values [row, modality, 6 * dim], zero where a modality is missing, and present bool [row, modality].
     """
-    tokens = encoded.tokens.float()
+    tokens = torch.cat([encoded.embedded, encoded.tokens], 1).float()
     own = (person[:, None] == SCENE) | (encoded.person == SCENE) | (encoded.person == person[:, None])
     of_row = own & (encoded.clip == clip[:, None])  # row token
     of_modality = encoded.modality == torch.arange(modalities, device=tokens.device)[:, None]  # modality token
@@ -143,7 +144,7 @@ def map_clips(
 
 
 def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "", bf16: bool = False) -> ClipFunction:
-    """A function for ``map_clips``: "values" float32 [row, stream, 3 * dim] and "present" bool [row, stream].
+    """A function for ``map_clips``: "values" float32 [row, stream, 6 * dim] and "present" bool [row, stream].
 
     bf16: matrix products in bfloat16.
     """

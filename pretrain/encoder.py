@@ -26,12 +26,14 @@ from pretrain.trunk import Trunk
 class Encoded:
     """Features of tokens. ``encode_clips`` gives them packed, [token, ...]; ``encode`` gives [batch, token, ...].
 
-    tokens: [..., dim]. modality: index into Encoder.modalities. time: seconds from the clip's start. person: -1 for the scene.
-    view: number of the view in the clip. place: which cell of the picture (0 for streams). clip: number of the clip in the
-    list. Where clips of a batch differ in length, ``encode`` fills up with rows of modality -1.
+    tokens: [..., dim]. embedded: [..., dim], the same tokens as they entered the trunk. modality: index into
+    Encoder.modalities. time: seconds from the clip's start. person: -1 for the scene. view: number of the view in the clip.
+    place: which cell of the picture (0 for streams). clip: number of the clip in the list. Where clips of a batch differ in
+    length, ``encode`` fills up with rows of modality -1.
     """
 
     tokens: Tensor
+    embedded: Tensor
     modality: Tensor
     time: Tensor
     person: Tensor
@@ -94,14 +96,16 @@ class Encoder(nn.Module):
             if any(name in c for c in clips)
         }
         layout = plan(tokens, self.config).to(self.device)
-        x = self.trunk(self.embed({name: part.to(self.device) for name, part in tokens.items()}), layout)
+        embedded = self.embed({name: part.to(self.device) for name, part in tokens.items()})
+        x = self.trunk(embedded, layout)
 
         def column(name: str) -> Tensor:
             return torch.from_numpy(np.concatenate([getattr(part, name) for part in tokens.values()])).to(self.device)
 
         counts = [len(tokens[name]) if name in tokens else 0 for name in self.modalities]
         modality = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(self.device)
-        return Encoded(x, modality, column("time"), column("person"), column("view"), column("place"), column("clip"))
+        columns = [column(name) for name in ("time", "person", "view", "place", "clip")]
+        return Encoded(x, embedded, modality, *columns)
 
     def encode(
         self,
@@ -178,6 +182,7 @@ def _by_clip(packed: Encoded, batch: int) -> Encoded:
 
     return Encoded(
         rows(packed.tokens, 0),
+        rows(packed.embedded, 0),
         rows(packed.modality, -1),
         rows(packed.time, 0),
         rows(packed.person, -1),

@@ -62,25 +62,26 @@ def some_clips(shards: Path) -> list[Clip]:
 def test_pooling_is_mean_deviation_and_change_of_a_persons_tokens() -> None:
     """Row 0: clip 1 as a whole; row 1: person 7 of clip 0, that is 7's pose and the scene's video."""
     rng = np.random.default_rng(0)
-    columns = {
+    about = {
         "modality": [0, 0, 0, 1, 1, 1, 1, 0],
         "clip": [0, 0, 1, 0, 0, 0, 1, 0],
         "person": [-1, -1, -1, 7, 7, 8, 7, -1],
         "place": [0, 1, 0, 0, 0, 0, 0, 0],
     }
-    tensors = {name: torch.tensor(values) for name, values in columns.items()}
-    tokens = torch.from_numpy(rng.normal(size=(8, 5))).float()
+    tensors = {name: torch.tensor(values) for name, values in about.items()}
+    embedded, tokens = torch.from_numpy(rng.normal(size=(2, 8, 5))).float()
     zero = torch.zeros(8)
-    encoded = Encoded(tokens, tensors["modality"], zero, tensors["person"], zero, tensors["place"], tensors["clip"])
-    values, present = pool(encoded, torch.tensor([1, 0]), torch.tensor([-1, 7]), 3)
+    columns = [tensors["modality"], zero, tensors["person"], zero, tensors["place"], tensors["clip"]]
+    values, present = pool(Encoded(tokens, embedded, *columns), torch.tensor([1, 0]), torch.tensor([-1, 7]), 3)
     assert present.tolist() == [[True, True, False], [True, True, False]]
+    both = torch.cat([embedded, tokens], 1).numpy()
     for row, modality, rows in ((0, 0, [2]), (0, 1, [6]), (1, 0, [0, 1, 7]), (1, 1, [3, 4])):
-        own = tokens[rows].numpy()
-        np.testing.assert_allclose(values[row, modality, :5], own.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(values[row, modality, 5:10], own.std(0), rtol=1e-3, atol=2e-4)
-    over_time = (tokens[[0, 7]].numpy() - tokens[[0, 7]].numpy().mean(0)) ** 2  # token 1 stands alone at its place
-    np.testing.assert_allclose(values[1, 0, 10:], np.sqrt(over_time.sum(0) / 3), rtol=1e-3, atol=2e-4)
-    np.testing.assert_allclose(values[1, 1, 10:], tokens[[3, 4]].numpy().std(0), rtol=1e-3, atol=2e-4)
+        own = both[rows]
+        np.testing.assert_allclose(values[row, modality, :10], own.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(values[row, modality, 10:20], own.std(0), rtol=1e-3, atol=2e-4)
+    over_time = (both[[0, 7]] - both[[0, 7]].mean(0)) ** 2  # token 1 stands alone at its place
+    np.testing.assert_allclose(values[1, 0, 20:], np.sqrt(over_time.sum(0) / 3), rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(values[1, 1, 20:], both[[3, 4]].std(0), rtol=1e-3, atol=2e-4)
     assert not values[:, 2].any()
 
 
