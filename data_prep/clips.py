@@ -17,6 +17,7 @@ import av
 import numpy as np
 import soundfile
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from numpy.typing import NDArray
 
 from data_prep.decode import TOLERANCE, Probe
 
@@ -115,7 +116,13 @@ def picture_size(shown: Shown, short_side: int | None = None) -> tuple[int, int]
     return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
 
 
-def picture(shown: Shown, size: tuple[int, int], pixels: Literal["yuv420p", "rgb24"]) -> av.VideoFrame:
+def pixels(shown: Shown, size: tuple[int, int], form: Literal["rgb24", "gray"]) -> NDArray[np.uint8]:
+    """A frame as it is shown, scaled to (width, height): RGB [height, width, 3] or grey [height, width]."""
+    array: Any = np.ascontiguousarray(picture(shown, size, form).to_ndarray())  # else with padded rows: OpenCV refuses
+    return array
+
+
+def picture(shown: Shown, size: tuple[int, int], form: Literal["yuv420p", "rgb24", "gray"]) -> av.VideoFrame:
     """A frame as it is shown, in a size and pixel format. YUV comes out as BT.601 in studio range, whatever came in."""
     frame, turns = shown.frame, shown.probed.rotation // 90
     if turns:
@@ -123,11 +130,11 @@ def picture(shown: Shown, size: tuple[int, int], pixels: Literal["yuv420p", "rgb
         array = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA, threads=1).to_ndarray()
         upright: Any = np.ascontiguousarray(np.rot90(array, turns))
         frame = av.VideoFrame.from_ndarray(upright, "rgb24")
-    if pixels == "rgb24":
-        return frame.reformat(*size, pixels, interpolation=Interpolation.AREA, threads=1)
+    if form != "yuv420p":
+        return frame.reformat(*size, form, interpolation=Interpolation.AREA, threads=1)
     space, levels = Colorspace.ITU601, ColorRange.MPEG
     return frame.reformat(
-        *size, pixels, interpolation=Interpolation.AREA, dst_colorspace=space, dst_color_range=levels, threads=1
+        *size, form, interpolation=Interpolation.AREA, dst_colorspace=space, dst_color_range=levels, threads=1
     )
 
 

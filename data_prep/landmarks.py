@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from data_prep.config import LandmarkConfig
 from data_prep.faces import BLENDSHAPES, LANDMARKS, FaceFinder, quiet
 from data_prep.people import Body, Tracker
 from data_prep.poses import KEYPOINTS, PoseFinder, body_box
-from data_prep.regions import MotionMeter, people_cells
+from data_prep.regions import MotionMeter, cell_means, people_mask
 
 Members = dict[str, NDArray]
 
@@ -61,11 +62,12 @@ class ViewAnalyzer:
         with nullcontext() if self.people else quiet():  # MediaPipe's first face and body come with a note as well
             bodies = self._bodies(frame)
         self.tracker.assign(time, bodies, *self.written)  # in its pixels: chapter files may differ in size
-        people = people_cells(bodies, (width, height), self.written, self.config.cell)
+        people = cell_means(people_mask(bodies, width, height), *self.written, self.config.cell)
         for body in bodies:
             if body.pose is not None:
                 body.pose.outline = None
-        return Look(time, bodies, people, self.motion.measure(time, frame))
+        grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+        return Look(time, bodies, people, self.motion.measure(time, grey))
 
     def _bodies(self, frame: NDArray[np.uint8]) -> list[Body]:
         """Everybody in a picture: first those with a face, then the others, each from left to right."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-from numpy.typing import NDArray
 
 from data_prep.clips import (
     AudioCutter,
@@ -24,16 +23,16 @@ from data_prep.clips import (
     VideoCutter,
     Window,
     grid_instants,
-    picture,
     picture_size,
+    pixels,
 )
 from data_prep.config import BuildConfig
 from data_prep.decode import Damage, Event, Probe, read
 from data_prep.given import Arrays, GivenLandmarks, with_motion
 from data_prep.manifest import Source, View
 
-Eye = Callable[[float, NDArray], Any]
-"""Looks at a picture [height, width, 3] at a time."""
+Eye = Callable[[float, Shown], Any]
+"""Looks at a picture at a time."""
 LANDMARKS = ("face", "pose", "regions")
 
 
@@ -87,8 +86,7 @@ class Looker:
         for instant, shown in frames:
             if self._eye is None:
                 self._eye = self._open_eye(picture_size(shown, self._short_side))
-            pixels: Any = picture(shown, picture_size(shown), "rgb24").to_ndarray()
-            self._seen.setdefault(instant.clip, []).append((instant.time, self._eye(instant.time, pixels)))
+            self._seen.setdefault(instant.clip, []).append((instant.time, self._eye(instant.time, shown)))
             self.complete = instant.clip
 
 
@@ -143,14 +141,15 @@ class ViewReader:
     def _motion_meter(self, written: tuple[int, int]) -> Eye:
         from data_prep.regions import MotionMeter
 
-        return MotionMeter(*written, self._config.people.cell).measure
+        meter = MotionMeter(*written, self._config.people.cell)
+        return lambda time, shown: meter.measure(time, pixels(shown, meter.work, "gray"))
 
     def _analyzer(self, written: tuple[int, int]) -> Eye:
         from data_prep.landmarks import ViewAnalyzer
 
         analyzer = ViewAnalyzer(self._config.people, self._models, self._config.landmark_rate, written)
         self._open.append(analyzer)
-        return analyzer.look
+        return lambda time, shown: analyzer.look(time, pixels(shown, picture_size(shown), "rgb24"))
 
     def close(self) -> None:
         """Gives back the memory of the landmark models."""

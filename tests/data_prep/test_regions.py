@@ -12,8 +12,8 @@ HEIGHT, WIDTH = 144, 192
 
 
 def texture(seed: int, height: int = 400, width: int = 400) -> np.ndarray:
-    """Blurred noise: something that optical flow can follow. RGB [height, width, 3]."""
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.float32)
+    """Blurred noise: something that optical flow can follow. Grey [height, width]."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3)
     return np.clip(128 + 6 * (smooth - smooth.mean()), 0, 255).astype(np.uint8)
 
