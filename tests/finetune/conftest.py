@@ -10,6 +10,7 @@ import torch
 from pretrain.config import ModelConfig, StreamConfig
 from pretrain.encoder import Encoder
 from tests.finetune.scenes_for_tests import write_scenes
+from tests.pretrain.clips_for_tests import tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -39,19 +40,8 @@ def split_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_config(**changes) -> ModelConfig:
-    streams = {"pose": StreamConfig(features=33 * 4 + 33 * 3, cell_seconds=0.125, cells_per_token=4)}
-    sizes = {
-        "dim": 48,
-        "layers": 2,
-        "heads": 3,
-        "mlp_dim": 96,
-        "image_height": 32,
-        "image_width": 32,
-        "frame_rate": 8.0,
-    }
-    return ModelConfig(
-        **{**sizes, "decoder_dim": 24, "decoder_layers": 1, "decoder_heads": 3, "streams": streams, **changes}
-    )
+    """Reads video and pose."""
+    return tiny_model(**{"streams": {"pose": StreamConfig(33 * 4 + 33 * 3, 0.125, 4)}, **changes})
 
 
 def small_encoder() -> Encoder:
