@@ -7,10 +7,19 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from data_prep.config import BuildConfig, CheckConfig, ModelsConfig, ReportConfig, SampleConfig, SyntheticConfig
+from data_prep.config import (
+    BuildConfig,
+    CheckConfig,
+    MergeConfig,
+    ModelsConfig,
+    ReportConfig,
+    SampleConfig,
+    SyntheticConfig,
+)
 
 COMMANDS = {
     "build": Command("recordings -> shards", BuildConfig, "data_prep.build:build", ("manifest", "out")),
+    "merge": Command("the shares of an array -> one index", MergeConfig, "data_prep.merge:merge", ("out",)),
     "check": Command(
         "shards -> is everything in them as it should be?", CheckConfig, "data_prep.check:check", ("out",)
     ),

@@ -2,36 +2,40 @@
 
 Read the manifest, probe every file, plan, build the units that are not whole in several processes, write the index.
 Stopped at any moment, the same command goes on with what is left and ends in the same bytes.
+With ``--array K/N`` it does so for a share of the recordings; ``data_prep merge`` then writes index and failures.
 """
 
 from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from configs import UserError, write_run_record
+from configs import UserError, plain, write_run_record
 from data_prep.config import BuildConfig
 from data_prep.decode import Probe, UnreadableError, check, probe
+from data_prep.locks import locked
 from data_prep.manifest import Failure, Recording, read_manifest
 from data_prep.plan import Unit, plan
 from data_prep.pool import News, Pool, Report
+from data_prep.ranges import Range, cut, share
 from data_prep.shards import INDEX, write_index
-from data_prep.units import STATE, UnitTask, build_unit, whole
+from data_prep.units import STATE, UnitTask, build_unit, whole, workplace
 
 FAILURES = "failures.csv"
+PROBES = "probes.jsonl"
+ARRAY = "array.yaml"
 SILENCE = 300.0
 """Seconds after which a worker that completes no clip and no probe is taken for hanging; long clips get more."""
 OUT_OF_OUR_HANDS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -40,23 +44,43 @@ OUT_OF_OUR_HANDS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno
 def build(config: BuildConfig) -> int:
     """Runs the command; returns 0, or 3 where anything is in failures.csv. Raises UserError where nothing can be done."""
     recordings, failures = read_manifest(config.manifest, config.out)
-    with _locked(config.out):
+    ranges = cut(recordings)
+    if config.task:
+        ranges = share(ranges, *config.task)
+    with locked(config):
+        if config.task:
+            _note_array(config)
         models = _models(config)
         workers = config.workers or len(os.sched_getaffinity(0))
         silence = SILENCE + 20 * config.clip_seconds
         with Pool(_do, workers, silence, ["data_prep.units", "webdataset"]) as pool, _progress() as progress:
-            probes = _probe_all(recordings, config, pool, progress)
-            units, faults = plan(recordings, probes, config)
-            _clear(config.out, units)
+            probes = _probe_all([r for part in ranges for r in part.recordings], config, pool, progress)
+            units, faults = plan(recordings, probes, config, ranges)
+            clear(config, units, ranges)
             records = _build_all(units, config, models, pool, progress)
-        failures += faults
-        failures += [Failure(**failure) for unit in units for failure in records[unit.name]["failures"]]
-        rows = [row for unit in units for row in records[unit.name]["rows"]]
-        _write_failures(config.out, failures)
-        write_run_record(config.out, config)
-        write_index(config.out, rows)
+        if config.task:
+            _summarize_task(config, units, faults, records)
+            return 0  # done; what failed is for merge to say
+        return publish(config, units, records, failures + faults)
+
+
+def publish(config: BuildConfig, units: list[Unit], records: dict[str, dict[str, Any]], failures: list[Failure]) -> int:
+    """Writes index, failures and settings of a build whose units are all whole; returns 0, or 3 where there are failures."""
+    failures = failures + [Failure(**failure) for unit in units for failure in records[unit.name]["failures"]]
+    rows = [row for unit in units for row in records[unit.name]["rows"]]
+    _write_failures(config.out, failures)
+    write_run_record(config.out, config)
+    write_index(config.out, rows)
     _summarize(config.out, rows, failures)
     return 3 if failures else 0
+
+
+def _note_array(config: BuildConfig) -> None:
+    """Writes down what merge has to know: the settings of the build, and how many tasks share it."""
+    noted = replace(config, manifest=config.manifest.absolute(), out=config.out.absolute())
+    temporary = workplace(config) / f"{ARRAY}.tmp"
+    temporary.write_text(yaml.safe_dump(plain(noted), sort_keys=False))
+    temporary.replace(config.out / STATE / ARRAY)
 
 
 def _models(config: BuildConfig) -> Path | None:
@@ -66,22 +90,6 @@ def _models(config: BuildConfig) -> Path | None:
     from data_prep.landmark_models import find
 
     return find(config.models)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Makes the output folder and keeps other builds out of it."""
-    try:
-        (out / STATE).mkdir(parents=True, exist_ok=True)
-        lock = (out / STATE / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written to ({error.strerror}); name another folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another build is writing there; wait for it, or name another folder") from None
-        yield
 
 
 def _progress() -> Progress:
@@ -105,8 +113,8 @@ def _do(task: Any, report: Report) -> Any:
 
 def _probe_all(recordings: list[Recording], config: BuildConfig, pool: Pool, progress: Progress) -> dict[Path, Any]:
     """What each file holds, or (why it cannot be read, what to do); files that have not changed are not read again."""
-    memory = _ProbeMemory(config.out / STATE / "probes.jsonl")
-    paths = list(dict.fromkeys(source.path for r in recordings for view in r.views for source in view.sources))
+    memory = ProbeMemory(config)
+    paths = source_paths(recordings)
     probes = {path: known for path in paths if (known := memory.get(path)) is not None}
     bar = progress.add_task("reading files", total=len(paths), unit="files")
     progress.advance(bar, len(probes))
@@ -117,6 +125,11 @@ def _probe_all(recordings: list[Recording], config: BuildConfig, pool: Pool, pro
         memory.put(news.task, probes[news.task])
         progress.advance(bar)
     return probes
+
+
+def source_paths(recordings: Iterable[Recording]) -> list[Path]:
+    """The files of recordings, each once."""
+    return list(dict.fromkeys(source.path for r in recordings for view in r.views for source in view.sources))
 
 
 def _outcome(news: News, out: Path) -> Probe | tuple[str, str]:
@@ -134,13 +147,20 @@ def _raise_if_ours(error: Exception, out: Path) -> None:
         raise UserError(f"{out}: {error.strerror}; mend that and run the same command again") from None
 
 
-class _ProbeMemory:
-    """Probes by path, size and time of change: a line each in a file that an interrupted run may leave cut short."""
+class ProbeMemory:
+    """Probes by path, size and time of change: a line each in a file that an interrupted run may leave cut short.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Everybody reads what all tasks of an array have written, and writes to a file of its own.
+    """
+
+    def __init__(self, config: BuildConfig) -> None:
+        self._path = workplace(config) / PROBES
         self._known: dict[tuple, Probe | tuple[str, str]] = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for path in sorted((config.out / STATE).rglob(PROBES)):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        for line in path.read_text().splitlines():
             try:
                 *key, value = json.loads(line)
                 if isinstance(value, dict):
@@ -174,17 +194,23 @@ class _ProbeMemory:
         return str(path), stat.st_size, stat.st_mtime_ns
 
 
-def _clear(out: Path, units: list[Unit]) -> None:
-    """Removes shards and records that are not of this plan, temporary files, and an index that will not hold any more."""
-    names = {unit.name for unit in units}
+def clear(config: BuildConfig, units: list[Unit], ranges: Sequence[Range]) -> None:
+    """Removes shards and records that are not of this plan, temporary files, and an index that will not hold any more.
+
+    A task of an array does so among the shards that begin with a recording of its own.
+    """
+    out, names = config.out, {unit.name for unit in units}
+    ours = {part.first + k for part in ranges for k in range(len(part.recordings))}
     stale = [
         path
         for path in (*out.glob("shard-*.tar"), *(out / STATE).glob("shard-*.json"))
-        if (match := re.match(r"shard-\d+-[0-9a-f]{8}", path.name)) and match[0] not in names
+        if (match := re.match(r"shard-(\d+)-[0-9a-f]{8}", path.name))
+        and match[0] not in names
+        and (config.task is None or int(match[1]) in ours)
     ]
     if stale or any(whole(out, unit) is None for unit in units):
         (out / INDEX).unlink(missing_ok=True)
-    for path in (*stale, *(out / STATE).glob("*.tmp")):
+    for path in (*stale, *workplace(config).rglob("*.tmp")):
         path.unlink(missing_ok=True)
 
 
@@ -238,6 +264,15 @@ def _write_failures(out: Path, failures: list[Failure]) -> None:
         writer.writerow(field.name for field in fields(Failure))
         writer.writerows(astuple(failure) for failure in failures)
     temporary.replace(out / FAILURES)
+
+
+def _summarize_task(
+    config: BuildConfig, units: list[Unit], faults: list[Failure], records: dict[str, dict[str, Any]]
+) -> None:
+    rows = sum(len(records[unit.name]["rows"]) for unit in units)
+    failures = len(faults) + sum(len(records[unit.name]["failures"]) for unit in units)
+    print(f"{config.out}: task {config.array} is done: {rows} clips, {failures} failures")
+    print(f"when all tasks are: kinesic data_prep merge {config.out}")
 
 
 def _summarize(out: Path, rows: list[dict[str, Any]], failures: list[Failure]) -> None:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: ``kinesic data_prep build --help`` reads this fi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -58,8 +59,22 @@ class BuildConfig:
     """minutes of recorded views in a shard: about 100 MB at the other defaults"""
     workers: int = 0
     """processes that decode and look; 0 = one a core"""
+    array: str | None = None
+    """K/N: build share K (from 0 to N-1) of the recordings, as one of N tasks; when all are done, data_prep merge OUT"""
+
+    @property
+    def task(self) -> tuple[int, int] | None:
+        """(K, N) of array, None for a build in one piece."""
+        if self.array is None:
+            return None
+        number, _, count = self.array.partition("/")
+        return int(number), int(count)
 
     def __post_init__(self) -> None:
+        if self.array is not None:
+            numbers = re.fullmatch(r"(\d+)/(\d+)", self.array)
+            if numbers is None or not int(numbers[1]) < int(numbers[2]):
+                raise ValueError(f"array is {self.array!r}: write K/N, for instance 3/16; K is one of 0 to N-1")
         if self.clip_seconds < 1:
             raise ValueError(f"clip_seconds is {self.clip_seconds}: it must be 1 or more")
         if self.fps <= 0 or self.landmark_rate <= 0 or self.shard_minutes <= 0:
@@ -86,6 +101,14 @@ class CheckConfig:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}: it must be 0 or more")
+
+
+@dataclass
+class MergeConfig:
+    """The shares of an array -> one index."""
+
+    out: Path
+    """folder that data_prep build --array K/N wrote to"""
 
 
 @dataclass

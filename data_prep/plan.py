@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from data_prep.config import BuildConfig
 from data_prep.decode import Probe
 from data_prep.given import STREAMS, sidecar
 from data_prep.manifest import Failure, Recording, Source, View
+from data_prep.ranges import Range, cut
 from data_prep.samples import PlannedRecording, tool_versions
 from data_prep.shards import SCHEMA, key_bases
 from data_prep.views import PlannedFile, PlannedView
@@ -45,11 +46,29 @@ class Unit:
         return f"{self.name}-{number:04d}.tar"
 
 
-def plan(recordings: list[Recording], probes: Probes, config: BuildConfig) -> tuple[list[Unit], list[Failure]]:
-    """The units of a build in manifest order, and a failure for each file or recording that cannot be used."""
+def plan(
+    recordings: list[Recording], probes: Probes, config: BuildConfig, ranges: Sequence[Range] | None = None
+) -> tuple[list[Unit], list[Failure]]:
+    """The units of a build in manifest order, and a failure for each file or recording that cannot be used.
+
+    ``ranges``: which part of the recordings; None = all. Of the others no file has to be probed.
+    """
     bases = key_bases(recording.name for recording in recordings)
+    units: list[Unit] = []
+    failures: list[Failure] = []
+    for part in cut(recordings) if ranges is None else ranges:
+        planned, faults = _plan_range(part, probes, bases, config)
+        units += _units(planned, config)
+        failures += faults
+    return units, failures
+
+
+def _plan_range(
+    part: Range, probes: Probes, bases: Mapping[str, str], config: BuildConfig
+) -> tuple[list[tuple[int, PlannedRecording]], list[Failure]]:
+    """The recordings of a range that give clips, each with its number in the manifest."""
     planned, failures = [], []
-    for recording in recordings:
+    for number, recording in enumerate(part.recordings, part.first):
         views, faults = _plan_views(recording, probes)
         failures += faults
         if not views:
@@ -57,12 +76,12 @@ def plan(recordings: list[Recording], probes: Probes, config: BuildConfig) -> tu
         end = max(view.files[-1].end for view in views)
         clips = clip_windows(recording.windows, end, config.clip_seconds)
         if clips:
-            planned.append(PlannedRecording(recording, bases[recording.name], tuple(views), tuple(clips)))
+            planned.append((number, PlannedRecording(recording, bases[recording.name], tuple(views), tuple(clips))))
         else:
             reason = f"no clip of 1 s or more in it: it ends at {end:.2f} s"
             file = views[0].files[0].source.name
             failures.append(Failure(recording.name, "", file, None, reason, "correct start and end, or take it out"))
-    return _units(planned, config), failures
+    return planned, failures
 
 
 def _plan_views(recording: Recording, probes: Probes) -> tuple[list[PlannedView], list[Failure]]:
@@ -97,19 +116,22 @@ def _faults(recording: Recording, view: View, probes: Probes) -> list[Failure]:
     return faults
 
 
-def _units(planned: Iterable[PlannedRecording], config: BuildConfig) -> list[Unit]:
-    """Recordings in their order, as many to a shard as fit; one that is longer than a shard goes alone."""
+def _units(planned: Iterable[tuple[int, PlannedRecording]], config: BuildConfig) -> list[Unit]:
+    """Recordings in their order, as many to a shard as fit; one that is longer than a shard goes alone.
+
+    A unit is named after the number of its first recording in the manifest: it depends on no other range.
+    """
     room = 60 * config.shard_minutes
-    groups: list[list[PlannedRecording]] = []
+    groups: list[tuple[int, list[PlannedRecording]]] = []
     filled = math.inf
-    for recording in planned:
+    for number, recording in planned:
         if filled + recording.load > room:
-            groups.append([])
+            groups.append((number, []))
             filled = 0.0
-        groups[-1].append(recording)
+        groups[-1][1].append(recording)
         filled += recording.load
     units = []
-    for number, group in enumerate(groups):
+    for number, group in groups:
         clips_a_shard = max(1, int(room / (config.clip_seconds * len(group[0].views)))) if group[0].load > room else 0
         name = f"shard-{number:05d}-{_digest(group, clips_a_shard, config)}"
         units.append(Unit(name, tuple(group), clips_a_shard))
@@ -121,7 +143,7 @@ def _digest(group: list[PlannedRecording], shard_clips: int, config: BuildConfig
     settings = {
         field.name: plain(getattr(config, field.name))
         for field in fields(config)
-        if field.name not in {"manifest", "out", "workers", "models", "shard_minutes"}
+        if field.name not in {"manifest", "out", "workers", "array", "models", "shard_minutes"}
     }
     content = [
         {

@@ -35,6 +35,12 @@ class UnitTask:
     models: Path | None
 
 
+def workplace(config: BuildConfig) -> Path:
+    """Where lock, probes and temporary files of a build lie. Tasks of an array run at the same time: each has its own."""
+    state = config.out / STATE
+    return state if config.task is None else state / "task-{}-of-{}".format(*config.task)
+
+
 def record_path(out: Path, unit: Unit) -> Path:
     """The file that says that a unit is whole."""
     return out / STATE / f"{unit.name}.json"
@@ -60,7 +66,7 @@ def build_unit(task: UnitTask, report: Report) -> dict[str, Any]:
     shards, rows = {}, []
     failures = list(unit.skip)
     skipped = {failure.recording for failure in unit.skip}
-    shelf = _Shelf(out, unit)
+    shelf = _Shelf(unit, task.config)
     try:
         for planned in unit.recordings:
             if planned.recording.name not in skipped:
@@ -69,7 +75,7 @@ def build_unit(task: UnitTask, report: Report) -> dict[str, Any]:
     finally:
         shelf.discard()
     record = {"shards": shards, "rows": rows, "failures": [asdict(failure) for failure in failures]}
-    temporary = out / STATE / f"{unit.name}.{os.getpid()}.tmp"
+    temporary = workplace(task.config) / f"{unit.name}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(record, ensure_ascii=False))
     temporary.replace(record_path(out, unit))
     return record
@@ -78,8 +84,8 @@ def build_unit(task: UnitTask, report: Report) -> dict[str, Any]:
 class _Shelf:
     """The shards of a unit that are being written; they get their names only when all of them are complete."""
 
-    def __init__(self, out: Path, unit: Unit) -> None:
-        self._out, self._unit = out, unit
+    def __init__(self, unit: Unit, config: BuildConfig) -> None:
+        self._unit, self._config = unit, config
         self._writers: dict[int, ShardWriter] = {}
 
     def writer(self, number: int) -> ShardWriter:
@@ -88,8 +94,8 @@ class _Shelf:
             for writer in self._writers.values():
                 writer.finish()
             name = self._unit.shard_name(number)
-            temporary = self._out / STATE / f"{name}.{os.getpid()}.tmp"
-            self._writers[number] = ShardWriter(self._out / name, temporary)
+            temporary = workplace(self._config) / f"{name}.{os.getpid()}.tmp"
+            self._writers[number] = ShardWriter(self._config.out / name, temporary)
         return self._writers[number]
 
     def close(self) -> tuple[dict[str, int], list[dict[str, Any]]]:

@@ -19,7 +19,7 @@ MOMENTS = {
     "while files are read": "probes.jsonl",
     "while the first shards are written": "*.tar.*.tmp",
     "after a unit": "shard-00000-*.json",
-    "after several units": "shard-00003-*.json",
+    "after several units": "shard-00004-*.json",
 }
 
 
