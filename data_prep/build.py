@@ -191,7 +191,7 @@ class ProbeMemory:
     @staticmethod
     def _key(path: Path) -> tuple:
         stat = path.stat()
-        return str(path), stat.st_size, stat.st_mtime_ns
+        return str(path.absolute()), stat.st_size, stat.st_mtime_ns
 
 
 def clear(config: BuildConfig, units: list[Unit], ranges: Sequence[Range]) -> None:

@@ -16,6 +16,7 @@ USAGE = """usage: kinesic slurm STAGE [cluster settings] [the stage's own argume
 
   kinesic slurm pretrain --nodes 2 --config demo --data.shards SHARDS --out RUN
   kinesic slurm data_prep --cpus_per_task 32 --time 600 MANIFEST OUT
+  kinesic slurm data_prep --array 16 --cpus_per_task 8 MANIFEST OUT      then: kinesic data_prep merge OUT
   kinesic slurm finetune --gpus_per_node 1 --encoder RELEASE --data SHARDS --labels labels.csv --out TUNED
 
 STAGE is data_prep (= data_prep build), pretrain (= pretrain run) or finetune (= finetune run).

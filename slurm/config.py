@@ -36,7 +36,8 @@ class ClusterConfig:
     setup: list[str] = field(default_factory=list)
     """shell lines to run on each machine first, for instance ["module load cuda/13"]"""
     array: int = 1
-    """how many jobs: {array} in the stage's arguments becomes 0, 1, ... (--array 3 --seed {array} --out run{array})"""
+    """how many jobs: {array} in the stage's arguments becomes 0, 1, ... (--array 3 --seed {array} --out run{array});
+    data_prep build without {array} is one build, divided among the jobs"""
     logs: Path = Path("slurm_logs")
     """folder for the job's script and the logs of every process; all machines must see it"""
     wait: bool = False

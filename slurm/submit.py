@@ -29,11 +29,9 @@ def submit(config: ClusterConfig, arguments: list[str]) -> int:
     if config.nodes * config.processes_per_node > 1 and arguments[:2] != ["pretrain", "run"]:
         name = " ".join(arguments[:2])
         raise UserError(f"{name} is one process a job: set --cpus_per_task, not --nodes or --processes_per_node")
-    if config.array > 1 and not any("{array}" in argument for argument in arguments):
-        raise UserError(f"--array {config.array}: all jobs would be the same; write {{array}} where they differ")
+    arguments = array_arguments(config, arguments)
     tasks = [make_task(config, [a.replace("{array}", str(i)) for a in arguments]) for i in range(config.array)]
-    for task in tasks:
-        check_arguments(task)
+    check_arguments(tasks[0])  # the others differ in a number only
     if config.dry_run:
         return print_script(config, tasks)
     executor = make_executor(config)
@@ -45,6 +43,15 @@ def submit(config: ClusterConfig, arguments: list[str]) -> int:
         where = job.paths.folder / f"{job.job_id}_*_log.*"
         print(f"job {job.job_id} ({config.cluster}): {shlex.join(task.command)}\nlogs: {where}", flush=True)
     return wait_for(jobs) if config.wait else 0
+
+
+def array_arguments(config: ClusterConfig, arguments: list[str]) -> list[str]:
+    """The arguments with {array} where the jobs of an array differ: a build is divided. Raises UserError where none do."""
+    if config.array == 1 or any("{array}" in argument for argument in arguments):
+        return arguments
+    if arguments[:2] == ["data_prep", "build"]:
+        return [*arguments, "--array", f"{{array}}/{config.array}"]
+    raise UserError(f"--array {config.array}: all jobs would be the same; write {{array}} where they differ")
 
 
 def make_task(config: ClusterConfig, arguments: list[str]) -> Task:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.build import build
+from data_prep.config import BuildConfig
 from slurm.__main__ import main, split_arguments, stage_command
+from tests.data_prep.media import write_media
 from tests.slurm_cluster.cluster import SlurmCluster
 
 RUN = ["--data.shards", "OUT", "--out", "RUN"]
@@ -125,6 +128,44 @@ def test_an_array_is_a_job_for_each_number(cluster: SlurmCluster, folder: Path) 
         log = folder / "slurm_logs" / f"{job}_{i}_0_log.out"
         assert f"kinesic data_prep build videos_{i} out_{i}" in log.read_text()
         assert str(log) in result.stderr
+
+
+def test_a_dry_run_shows_the_share_of_every_job_of_a_build(folder: Path) -> None:
+    line = "--array 3 --cpus_per_task 8 M OUT --clip_seconds 4"
+    result = run_kinesic("slurm", "data_prep", "--dry_run", *line.split(), folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert "#SBATCH --array=0-2" in result.stdout
+    commands = [text.split("-m ")[1] for text in result.stdout.splitlines() if text.startswith("# 1 x: ")]
+    assert commands == [f"kinesic data_prep build M OUT --clip_seconds 4 --array {i}/3" for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of videos/ and out/, their build in one piece."""
+    root = tmp_path_factory.mktemp("built")
+    for name in ("a", "b"):
+        write_media(root / "videos" / f"{name}.mkv", 2.0)
+    assert build(BuildConfig(root / "videos", root / "out", landmarks="none", workers=1)) == 0
+    return root
+
+
+@pytest.mark.parametrize("where", ["local", "slurm"])
+def test_an_array_builds_one_output(where: str, built: Path, folder: Path, request: pytest.FixtureRequest) -> None:
+    environment = request.getfixturevalue("cluster").environment if where == "slurm" else None
+    shutil.copytree(built / "videos", folder / "videos")
+    line = "--array 2 --wait videos out --landmarks none --workers 1"
+    queued = run_kinesic("slurm", "data_prep", "--cluster", where, *line.split(),
+                         folder=folder, environment=environment)  # fmt: skip
+    assert queued.returncode == 0, queued.stderr
+    logs = "".join(log.read_text() for log in sorted((folder / "slurm_logs").glob("*_log.out")))
+    assert "task 0/2 is done" in logs
+    assert "task 1/2 is done" in logs
+    assert not (folder / "out" / "index.parquet").exists()
+    merged = run_kinesic("data_prep", "merge", "out", folder=folder)
+    assert merged.returncode == 0, merged.stderr
+    for file in (built / "out").iterdir():
+        if file.suffix in {".tar", ".parquet", ".csv"}:
+            assert (folder / "out" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_local_cluster_runs_the_stage_in_the_background(folder: Path) -> None:
