@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import av
@@ -20,6 +21,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from numpy.typing import NDArray
 
 from data_prep.decode import TOLERANCE, Probe
+from data_prep.manifest import WHOLE, Box
 
 SAMPLE_RATE = 16000
 GAP = 0.015
@@ -68,11 +70,17 @@ def grid_instants(clips: list[Window], rate: float) -> Iterator[Instant]:
             yield Instant(index, k / rate)
 
 
-class Shown(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Shown:
     """A frame and the file that it comes from."""
 
     frame: av.VideoFrame
     probed: Probe
+
+    @cached_property
+    def upright(self) -> NDArray[np.uint8]:
+        """The frame as it is shown in the source's resolution: RGB [height, width, 3]."""
+        return pixels(self, picture_size(self), "rgb24")
 
 
 class Held:
@@ -105,11 +113,15 @@ class Held:
             self._next = next(self._instants, None)
 
 
-def picture_size(shown: Shown, short_side: int | None = None) -> tuple[int, int]:
-    """(width, height) of a frame as it is shown (square pixels, upright), scaled to a short side with both sides even."""
+def picture_size(shown: Shown, short_side: int | None = None, box: Box = WHOLE) -> tuple[int, int]:
+    """(width, height) of a frame as it is shown (square pixels, upright), scaled to a short side with both sides even.
+
+    box: of which part of the frame.
+    """
     width, height = shown.frame.width * shown.probed.pixel_aspect, Fraction(shown.frame.height)
     if shown.probed.rotation % 180:
         width, height = height, width
+    width, height = width * Fraction(box[2] - box[0]), height * Fraction(box[3] - box[1])
     if short_side is None:
         return round(width), round(height)
     scale = short_side / min(width, height)
@@ -122,10 +134,25 @@ def pixels(shown: Shown, size: tuple[int, int], form: Literal["rgb24", "gray"]) 
     return array
 
 
-def picture(shown: Shown, size: tuple[int, int], form: Literal["yuv420p", "rgb24", "gray"]) -> av.VideoFrame:
-    """A frame as it is shown, in a size and pixel format. YUV comes out as BT.601 in studio range, whatever came in."""
+def cropped(array: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """The part of a picture [height, width, ...] within a box, at least one pixel."""
+    (height, width), (x0, y0, x1, y1) = array.shape[:2], box
+    left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
+    return array[top : max(round(y1 * height), top + 1), left : max(round(x1 * width), left + 1)]
+
+
+def picture(
+    shown: Shown, size: tuple[int, int], form: Literal["yuv420p", "rgb24", "gray"], box: Box = WHOLE
+) -> av.VideoFrame:
+    """A frame as it is shown, or what of it is within a box, in a size and pixel format.
+
+    YUV comes out as BT.601 in studio range, whatever came in.
+    """
     frame, turns = shown.frame, shown.probed.rotation // 90
-    if turns:
+    if box != WHOLE:
+        part: Any = np.ascontiguousarray(cropped(shown.upright, box))
+        frame = av.VideoFrame.from_ndarray(part, "rgb24")
+    elif turns:
         width, height = size[::-1] if turns % 2 else size
         array = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA, threads=1).to_ndarray()
         upright: Any = np.ascontiguousarray(np.rot90(array, turns))
@@ -179,8 +206,8 @@ class Part:
 class VideoCutter:
     """Frames in, one MP4 a clip out."""
 
-    def __init__(self, clips: list[Window], fps: float, short_side: int, crf: int) -> None:
-        self._clips, self._short_side, self._crf = clips, short_side, crf
+    def __init__(self, clips: list[Window], fps: float, short_side: int, crf: int, box: Box = WHOLE) -> None:
+        self._clips, self._short_side, self._crf, self._box = clips, short_side, crf, box
         self._fps = Fraction(fps).limit_denominator(1001)
         self._held = Held(frame_instants(clips, self._fps))
         self._size: tuple[int, int] | None = None
@@ -210,14 +237,14 @@ class VideoCutter:
 
     def _write(self, frames: Iterator[tuple[Instant, Shown]]) -> None:
         for instant, shown in frames:
-            self._size = self._size or picture_size(shown, self._short_side)
+            self._size = self._size or picture_size(shown, self._short_side, self._box)
             since = instant.time - self._clips[instant.clip].start
             if instant.clip != self._clip or self._video is None:
                 self._close()
                 self._clip, self._start = instant.clip, since
                 self._video = ClipVideo(self._size, self._fps, self._crf)
             if self._scaled is None or self._scaled[0] is not shown:  # a frame that is held is scaled once
-                self._scaled = shown, picture(shown, self._size, "yuv420p")
+                self._scaled = shown, picture(shown, self._size, "yuv420p", self._box)
             while self._video.frames <= round((since - self._start) * self._fps):
                 self._video.add(self._scaled[1])  # more than once only after a hole between two files of a view
 

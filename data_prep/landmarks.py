@@ -7,19 +7,20 @@ members = pack(looks_of_a_clip, clip_start, first_person)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.config import LandmarkConfig
 from data_prep.faces import BLENDSHAPES, LANDMARKS, FaceFinder, quiet
+from data_prep.manifest import WHOLE, Box
 from data_prep.people import Body, Tracker
 from data_prep.poses import KEYPOINTS, PoseFinder, body_box
-from data_prep.regions import MotionMeter, cell_means, people_mask
+from data_prep.regions import CellMeter, Cells
 
 Members = dict[str, NDArray]
 
@@ -28,28 +29,36 @@ Members = dict[str, NDArray]
 class Look:
     """One instant of a view: its time (seconds, the clock that ``look`` was given), who was found, and the cells.
 
-    people, motion [rows, columns]: data_prep/regions.py says what they are. A body's person may be set by the look after.
+    cells: of the view, then of each picture that a region of it becomes. A body's person may be set by the look after.
     """
 
     time: float
     bodies: list[Body]
-    people: NDArray[np.float32]
-    motion: NDArray[np.float32]
+    cells: list[Cells]
 
 
 class ViewAnalyzer:
     """Follows the people of one view of a recording.
 
     models: folder from landmark_models.find. rate: looks a second. written: (width, height) of the written picture, whose
-    cells are measured; the frames looked at may be larger. ``close()`` it, or use it in a ``with``.
+    cells are measured; the frames looked at may be larger. regions: (box, written size) of the pictures that regions of
+    the view become. ``close()`` it, or use it in a ``with``.
     """
 
-    def __init__(self, config: LandmarkConfig, models: Path, rate: float, written: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        config: LandmarkConfig,
+        models: Path,
+        rate: float,
+        written: tuple[int, int],
+        regions: Sequence[tuple[Box, tuple[int, int]]] = (),
+    ) -> None:
         self.config, self.written = config, written
+        self.boxes = [box for box, _ in regions]
         self.faces = FaceFinder(models, config.max_people)
         self.poses = PoseFinder(models, config.max_people)
         self.tracker = Tracker(rate, config.remember_seconds)
-        self.motion = MotionMeter(*written, config.cell)
+        self.cells = CellMeter([(WHOLE, written), *regions], config.cell)
 
     @property
     def people(self) -> int:
@@ -58,20 +67,19 @@ class ViewAnalyzer:
 
     def look(self, time: float, frame: NDArray[np.uint8]) -> Look:
         """Who is seen, and what moves, at a time (seconds, growing) in an RGB picture [height, width, 3]."""
-        height, width = frame.shape[:2]
         with nullcontext() if self.people else quiet():  # MediaPipe's first face and body come with a note as well
             bodies = self._bodies(frame)
         self.tracker.assign(time, bodies, *self.written)  # in its pixels: chapter files may differ in size
-        people = cell_means(people_mask(bodies, width, height), *self.written, self.config.cell)
+        cells = self.cells.measure(time, frame, bodies)
         for body in bodies:
             if body.pose is not None:
                 body.pose.outline = None
-        grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
-        return Look(time, bodies, people, self.motion.measure(time, grey))
+        return Look(time, bodies, cells)
 
     def _bodies(self, frame: NDArray[np.uint8]) -> list[Body]:
         """Everybody in a picture: first those with a face, then the others, each from left to right."""
-        bodies = [Body(face, self.poses.of_face(frame, face)) for face in self.faces.find(frame)]
+        faces = self.faces.find_closer(frame, self.boxes)
+        bodies = [Body(face, self.poses.of_face(frame, face)) for face in faces]
         taken = [box for body in bodies for box in _boxes(body)]
         return bodies + [Body(None, pose) for pose in self.poses.of_others(frame, taken)]
 
@@ -97,11 +105,13 @@ def _boxes(body: Body) -> list[NDArray[np.float32]]:
     return boxes
 
 
-def pack(looks: list[Look], clip_start: float, first_person: int = 0) -> dict[str, Members]:
+def pack(looks: list[Look], clip_start: float, first_person: int = 0, region: int = 0) -> dict[str, Members]:
     """The members of face.npz, pose.npz and regions.npz of the clip that these looks (at least one) belong to.
 
     clip_start: seconds on the looks' clock; the times written count from there. first_person is added to every id, so
-    that the ids of a recording's views do not meet. Who was seen in one look only is left out: taken for an error.
+    that the ids of a recording's views do not meet. region: 0 for the view itself, else the number of the region whose
+    cells are wanted (data_prep/virtual.py cuts out its faces and poses). Who was seen in one look only is left out:
+    taken for an error.
     A person's first look is confirmed by the next one: where that one comes after the clip's end, look first, then pack.
     """
     times = np.array([look.time - clip_start for look in looks], np.float64)
@@ -133,7 +143,7 @@ def pack(looks: list[Look], clip_start: float, first_person: int = 0) -> dict[st
         },
         "regions": {
             "times": times,
-            "people": np.stack([look.people for look in looks]),
-            "motion": np.stack([look.motion for look in looks]),
+            "people": np.stack([look.cells[region].people for look in looks]),
+            "motion": np.stack([look.cells[region].motion for look in looks]),
         },
     }

@@ -19,7 +19,7 @@ from typing import Any
 
 from configs import UserError
 
-COLUMNS = ("path", "recording", "view", "part", "start", "end", "offset", "participants", "split")
+COLUMNS = ("path", "recording", "view", "part", "start", "end", "offset", "participants", "region", "split")
 MEDIA = frozenset(
     {
         ".mp4",
@@ -41,7 +41,9 @@ MEDIA = frozenset(
     | {".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".wma"}
 )
 
-Seat = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]
+"""x0 y0 x1 y1 in fractions of the picture."""
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 Row = dict[str, Any]
 
 
@@ -68,10 +70,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Participant:
-    """A person of a recording; ``seat`` = x0 y0 x1 y1 in fractions of the picture."""
+    """A person of a recording, and where in the picture the seat is."""
 
     id: str
-    seat: Seat | None = None
+    seat: Box | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a view's picture that becomes a view of its own, cut from the source's resolution: a seat, a face."""
+
+    name: str
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,11 @@ class View:
     name: str
     sources: tuple[Source, ...]
     participants: tuple[Participant, ...]
+    regions: tuple[Region, ...] = ()
+
+    def region_view(self, region: Region) -> str:
+        """The name of the view that a region becomes."""
+        return f"{self.name}_{region.name}"
 
 
 @dataclass(frozen=True)
@@ -217,26 +232,36 @@ def _number(row: Row, column: str) -> float | None:
 
 
 def _participants(rows: Iterable[Row]) -> tuple[Participant, ...]:
-    people: dict[str, Participant] = {}
+    return tuple(Participant(*named) for named in _named_boxes(rows, "participants", "participant", boxless=True))
+
+
+def _regions(rows: Iterable[Row]) -> tuple[Region, ...]:
+    return tuple(Region(name, box) for name, box in _named_boxes(rows, "region", "region", boxless=False) if box)
+
+
+def _named_boxes(rows: Iterable[Row], column: str, what: str, boxless: bool) -> list[tuple[str, Box | None]]:
+    """(name, box) of the cells of a column, name@x0,y0,x1,y1;..., each name once with its last box."""
+    named: dict[str, Box | None] = {}
     for row in rows:
-        for cell in filter(None, (part.strip() for part in _text(row.get("participants")).split(";"))):
-            name, at, seat = cell.partition("@")
+        for cell in filter(None, (part.strip() for part in _text(row.get(column)).split(";"))):
+            name, at, text = cell.partition("@")
             try:
-                numbers = tuple(float(number) for number in seat.split(",")) if at else None
+                numbers = tuple(float(number) for number in text.split(",")) if at else None
             except ValueError:
                 numbers = ()
-            if not name or (numbers is not None and not _is_seat(numbers)):
+            if not name or not (boxless if numbers is None else _is_box(numbers)):
+                form = f"{'id or ' if boxless else ''}{'id' if boxless else 'name'}@x0,y0,x1,y1"
                 raise RowError(
                     _text(row.get("view")),
                     _text(row["path"]),
-                    f"participant {cell!r} is not understood",
-                    "write id or id@x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1",
+                    f"{what} {cell!r} is not understood",
+                    f"write {form} with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1",
                 )
-            people[name] = Participant(name, numbers)  # pyrefly: ignore[bad-argument-type]  (checked by _is_seat)
-    return tuple(people.values())
+            named[name] = numbers  # pyrefly: ignore[unsupported-operation]  (checked by _is_box)
+    return list(named.items())
 
 
-def _is_seat(numbers: tuple[float, ...]) -> bool:
+def _is_box(numbers: tuple[float, ...]) -> bool:
     return len(numbers) == 4 and 0 <= numbers[0] < numbers[2] <= 1 and 0 <= numbers[1] < numbers[3] <= 1
 
 
@@ -247,19 +272,31 @@ def _recording(name: str, rows: list[Row], base: Path) -> Recording:
     views: dict[str, list[Row]] = {}
     for row in rows:
         views.setdefault(_text(row.get("view")) or "main", []).append(row)
-    for view in views:
-        if clash := [other for other in views if other != view and member_name(other) == member_name(view)]:
-            raise RowError(view, "", f"views {view!r} and {clash[0]!r} have one name in a shard", "rename one of them")
+    made = [
+        View(view, _sources(view, group, base), _participants(group), _regions(group)) for view, group in views.items()
+    ]
+    _check_names(made)
     splits = {_text(row.get("split")) for row in rows} - {""}
     if len(splits) > 1:
         raise RowError("", "", f"in several splits: {', '.join(sorted(splits))}", "give all its rows one split")
     return Recording(
         name=name,
-        views=tuple(View(view, _sources(view, group, base), _participants(group)) for view, group in views.items()),
+        views=tuple(made),
         windows=_windows(rows),
         split=splits.pop() if splits else None,
         extra=_extra(views),
     )
+
+
+def _check_names(views: list[View]) -> None:
+    """Raises RowError where two views, or a view and what a region becomes, meet in one name in a shard."""
+    taken: dict[str, str] = {}
+    for view in views:
+        for name in (view.name, *(view.region_view(region) for region in view.regions)):
+            if other := taken.get(member_name(name)):
+                reason = f"views {other!r} and {name!r} have one name in a shard"
+                raise RowError(view.name, "", reason, "rename one of them")
+            taken[member_name(name)] = name
 
 
 def _sources(view: str, rows: list[Row], base: Path) -> tuple[Source, ...]:

@@ -164,7 +164,10 @@ def _digest(group: list[PlannedRecording], shard_clips: int, config: BuildConfig
 
 def _without_paths(recording: Recording) -> list:
     """What the manifest says of a recording; where its files lie does not matter."""
-    views = [[view.name, [source.name for source in view.sources], view.participants] for view in recording.views]
+    views = [
+        [view.name, [source.name for source in view.sources], view.participants, view.regions]
+        for view in recording.views
+    ]
     return [recording.name, views, recording.split, recording.extra]
 
 

@@ -6,12 +6,16 @@ last row and column are narrower where its sides are no multiple.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from data_prep.manifest import WHOLE, Box
 
 if TYPE_CHECKING:
     from data_prep.people import Body  # its tracker takes a second to import, and motion alone does not need it
@@ -22,10 +26,6 @@ MOST_POINTS = 200  # of them, for the camera's motion: RANSAC's time grows with 
 STILL = 0.1  # pixels between two looks: less is the noise of a camera that stands still
 OUTLINE = 0.5  # the outline's value from which a pixel counts as a person's
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)
-Box = tuple[float, float, float, float]
-"""x0 y0 x1 y1 in fractions of a picture."""
-
 
 def cell_means(values: NDArray, width: int, height: int, cell: int, box: Box = WHOLE) -> NDArray[np.float32]:
     """Means [rows, columns] over the cells of a written picture of width x height pixels.
@@ -34,7 +34,7 @@ def cell_means(values: NDArray, width: int, height: int, cell: int, box: Box = W
     """
     rows = _shares(values.shape[0], height, cell, box[1], box[3])
     columns = _shares(values.shape[1], width, cell, box[0], box[2])
-    return (rows @ values.astype(np.float32, copy=False) @ columns.T).astype(np.float32)
+    return np.asarray(rows @ values.astype(np.float32, copy=False) @ columns.T, np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -45,6 +45,36 @@ def _shares(length: int, pixels: int, cell: int, low: float, high: float) -> NDA
     at = np.arange(length)
     inside = np.clip(np.minimum(edges[1:, None], at + 1) - np.maximum(edges[:-1, None], at), 0, None)
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What regions.npz holds of one instant of one picture: people and motion [rows, columns]."""
+
+    people: NDArray[np.float32]
+    motion: NDArray[np.float32]
+
+
+class CellMeter:
+    """Measures the cells of a view's written picture, and of the pictures that its regions become, look after look.
+
+    pictures: (box, (width, height) written) of each, the whole view first; outlines and speeds are measured once.
+    """
+
+    def __init__(self, pictures: Sequence[tuple[Box, tuple[int, int]]], cell: int) -> None:
+        self.pictures, self.cell = pictures, cell
+        self.motion = MotionMeter(*pictures[0][1], cell)
+
+    def measure(self, time: float, frame: NDArray[np.uint8], bodies: list[Body]) -> list[Cells]:
+        """The cells of each picture, at a time (seconds, growing) in an RGB picture [height, width, 3] of the view."""
+        mask = people_mask(bodies, frame.shape[1], frame.shape[0])
+        speed = self.motion.speed(time, np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8))
+        cells = []
+        for box, size in self.pictures:
+            people = np.clip(cell_means(mask, *size, self.cell, box), 0, 1)  # a sum of shares may be a rounding more
+            # speeds are in heights of the picture
+            cells.append(Cells(people, cell_means(speed, *size, self.cell, box) / np.float32(box[3] - box[1])))
+        return cells
 
 
 def people_mask(bodies: list[Body], width: int, height: int) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ import numpy as np
 from data_prep.clips import Window
 from data_prep.config import BuildConfig
 from data_prep.given import Arrays
-from data_prep.manifest import Participant, Recording, member_name
+from data_prep.manifest import Participant, Recording, Region, View, member_name
 from data_prep.shards import SCHEMA, decode_npz, encode_npz, sample_key
 from data_prep.spill import Spill
 from data_prep.views import PlannedView, ViewReader
@@ -82,15 +82,16 @@ class Samples:
     def read(self, index: int) -> None:
         """Decodes a clip and looks at it. Clips are read in order."""
         for view, reader in enumerate(self.readers):
-            part, landmarks = reader.part(index)
-            self._meet(view, landmarks)
-            for stream, arrays in landmarks.items():
-                part.members[f"{stream}.npz"] = encode_npz(arrays)
-                part.streams[stream] = {"start": round(float(arrays["times"][0]), 6), "rate": self._rate(arrays)}
-            if part.members:
-                for member, content in part.members.items():
-                    self._spill.put(index, f"{view}.{member}", content)
-                self._spill.put(index, f"{view}.{STREAMS}", json.dumps(part.streams).encode())
+            parts = reader.parts(index)
+            self._meet(view, parts[0].landmarks)
+            for number, (part, landmarks) in enumerate(parts):
+                for stream, arrays in landmarks.items():
+                    part.members[f"{stream}.npz"] = encode_npz(arrays)
+                    part.streams[stream] = {"start": round(float(arrays["times"][0]), 6), "rate": self._rate(arrays)}
+                if part.members:
+                    for member, content in part.members.items():
+                        self._spill.put(index, f"{view}-{number}.{member}", content)
+                    self._spill.put(index, f"{view}-{number}.{STREAMS}", json.dumps(part.streams).encode())
 
     def clip(self, index: int) -> Sample | None:
         """The sample of a clip, None where no view has anything in it. All that can be read has been read before."""
@@ -99,14 +100,16 @@ class Samples:
         views: dict[str, dict[str, Any]] = {}
         seen: set[int] = set()
         for key, content in self._spill.get(index).items():
-            number, _, member = key.partition(".")
-            planned = self._planned.views[int(number)]
-            name = member_name(planned.view.name)
+            where, _, member = key.partition(".")
+            number, part = (int(digits) for digits in where.split("-"))
+            planned = self._planned.views[number]
+            region = planned.view.regions[part - 1] if part else None
+            name = member_name(planned.view.region_view(region) if region else planned.view.name)
             if member == STREAMS:
-                views[name] = self._about_view(planned, json.loads(content), clip)
+                views[name] = self._about_view(planned, json.loads(content), clip) | _about_region(planned.view, region)
                 continue
             if member.endswith(".npz") and "person" in (arrays := decode_npz(content)):
-                arrays["person"] = self._numbered(int(number), arrays["person"])
+                arrays["person"] = self._numbered(number, arrays["person"])
                 seen |= set(arrays["person"].tolist())
                 content = encode_npz(arrays)
             members[f"{name}.{member}"] = content
@@ -203,6 +206,22 @@ class Samples:
         """Gives back what the readers hold: all that can be read has been read."""
         for reader in self.readers:
             reader.close()
+
+
+def _about_region(view: View, region: Region | None) -> dict[str, Any]:
+    """What meta.json says besides of a view that is a region of another: whose participants are those with a seat in it."""
+    if region is None:
+        return {}
+    x0, y0, x1, y1 = region.box
+    seated = [
+        person.id
+        for person in view.participants
+        if person.seat
+        and x0 <= (person.seat[0] + person.seat[2]) / 2 < x1
+        and y0 <= (person.seat[1] + person.seat[3]) / 2 < y1
+    ]
+    about = {"view": member_name(view.name), "name": region.name, "box": list(region.box)}
+    return {"region": about, "participants": seated}
 
 
 def _centres(landmarks: dict[str, Arrays], person: int) -> np.ndarray:

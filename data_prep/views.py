@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
@@ -30,6 +30,7 @@ from data_prep.config import BuildConfig
 from data_prep.decode import Damage, Event, Probe, read
 from data_prep.given import Arrays, GivenLandmarks, with_motion
 from data_prep.manifest import Source, View
+from data_prep.virtual import within
 
 Eye = Callable[[float, Shown], Any]
 """Looks at a picture at a time."""
@@ -58,13 +59,18 @@ class PlannedView:
     files: tuple[PlannedFile, ...]
 
 
+class ViewPart(NamedTuple):
+    """What a view, or what a region of it becomes, gives to a clip: video and audio, and landmark arrays by stream."""
+
+    part: Part
+    landmarks: dict[str, Arrays]
+
+
 class Looker:
     """Shows the picture at each instant, in the source's resolution, to who looks at it."""
 
-    def __init__(
-        self, instants: Iterator[Instant], open_eye: Callable[[tuple[int, int]], Eye], short_side: int
-    ) -> None:
-        self._held, self._open_eye, self._short_side = Held(instants), open_eye, short_side
+    def __init__(self, instants: Iterator[Instant], open_eye: Callable[[Shown], Eye]) -> None:
+        self._held, self._open_eye = Held(instants), open_eye
         self._eye: Eye | None = None
         self._seen: dict[int, list[tuple[float, Any]]] = {}
         self.complete = 0.0
@@ -85,7 +91,7 @@ class Looker:
     def _look(self, frames: Iterator[tuple[Instant, Shown]]) -> None:
         for instant, shown in frames:
             if self._eye is None:
-                self._eye = self._open_eye(picture_size(shown, self._short_side))
+                self._eye = self._open_eye(shown)
             self._seen.setdefault(instant.clip, []).append((instant.time, self._eye(instant.time, shown)))
             self.complete = instant.clip
 
@@ -103,6 +109,12 @@ class ViewReader:
             if pictures and "video" in config.streams
             else None
         )
+        self._regions = planned.view.regions if pictures else ()
+        self._region_videos = [
+            VideoCutter(clips, config.fps, config.short_side, config.crf, region.box)
+            for region in self._regions
+            if self._video
+        ]
         self._audio = AudioCutter(clips, len(planned.view.participants)) if "audio" in config.streams else None
         self._open: list[Any] = []
         self._given: list[GivenLandmarks] = []
@@ -116,15 +128,15 @@ class ViewReader:
                     for given in self._given
                     for time in given.region_times(clip)
                 )
-                self._looker = Looker(instants, self._motion_meter, config.short_side)
+                self._looker = Looker(instants, self._motion_meter)
         elif config.landmarks == "mediapipe" and wanted and pictures:
             assert models is not None, "the models are found before the work starts"
             self._models = models
-            self._looker = Looker(grid_instants(clips, config.landmark_rate), self._analyzer, config.short_side)
+            self._looker = Looker(grid_instants(clips, config.landmark_rate), self._analyzer)
         self._steps = self._run()
 
-    def part(self, clip: int) -> tuple[Part, dict[str, Arrays]]:
-        """Members and facts of a clip's video and audio, and its landmark arrays by stream. Clips are asked for in order."""
+    def parts(self, clip: int) -> list[ViewPart]:
+        """A clip of the view, then of each view that a region of it becomes. Clips are asked for in order."""
         while self._complete() <= clip and next(self._steps, None) is not None:
             pass
         part = Part()
@@ -132,32 +144,41 @@ class ViewReader:
             more = cutter.part(clip)
             part.members |= more.members
             part.streams |= more.streams
-        return part, self._landmarks(clip)
+        seen = self._looker.seen(clip) if self._looker else []
+        parts = [ViewPart(part, self._landmarks(clip, seen))]
+        for number in range(len(self._regions)):
+            part = self._region_videos[number].part(clip) if self._region_videos else Part()
+            parts.append(ViewPart(part, self._region_landmarks(clip, seen, number, parts[0].landmarks)))
+        return parts
+
+    def _cutters(self) -> Iterator[VideoCutter | AudioCutter | Looker]:
+        yield from filter(None, (self._video, *self._region_videos, self._audio, self._looker))
 
     def _complete(self) -> float:
-        cutters = filter(None, (self._video, self._audio, self._looker))
-        return min((cutter.complete for cutter in cutters), default=math.inf)
+        return min((cutter.complete for cutter in self._cutters()), default=math.inf)
 
-    def _motion_meter(self, written: tuple[int, int]) -> Eye:
+    def _motion_meter(self, first: Shown) -> Eye:
         from data_prep.regions import MotionMeter
 
-        meter = MotionMeter(*written, self._config.people.cell)
+        meter = MotionMeter(*picture_size(first, self._config.short_side), self._config.people.cell)
         return lambda time, shown: meter.measure(time, pixels(shown, meter.work, "gray"))
 
-    def _analyzer(self, written: tuple[int, int]) -> Eye:
+    def _analyzer(self, first: Shown) -> Eye:
         from data_prep.landmarks import ViewAnalyzer
 
-        analyzer = ViewAnalyzer(self._config.people, self._models, self._config.landmark_rate, written)
+        short_side = self._config.short_side
+        written = picture_size(first, short_side)
+        regions = [(region.box, picture_size(first, short_side, region.box)) for region in self._regions]
+        analyzer = ViewAnalyzer(self._config.people, self._models, self._config.landmark_rate, written, regions)
         self._open.append(analyzer)
-        return lambda time, shown: analyzer.look(time, pixels(shown, picture_size(shown), "rgb24"))
+        return lambda time, shown: analyzer.look(time, shown.upright)
 
     def close(self) -> None:
         """Gives back the memory of the landmark models."""
         for analyzer in self._open:
             analyzer.close()
 
-    def _landmarks(self, clip: int) -> dict[str, Arrays]:
-        seen = self._looker.seen(clip) if self._looker else []
+    def _landmarks(self, clip: int, seen: list[tuple[float, Any]]) -> dict[str, Arrays]:
         window = self._clips[clip]
         if self._given:
             cut = {stream: arrays for given in self._given for stream, arrays in given.cut(window).items()}
@@ -171,6 +192,19 @@ class ViewReader:
         packed = pack([look for _, look in seen], window.start)
         return {stream: packed[stream] for stream in LANDMARKS if stream in self._config.streams}
 
+    def _region_landmarks(
+        self, clip: int, seen: list[tuple[float, Any]], number: int, whole: dict[str, Arrays]
+    ) -> dict[str, Arrays]:
+        """The view's landmarks as the region shows them; the cells of given landmarks are not known so fine."""
+        box = self._regions[number].box
+        landmarks = {stream: within(stream, arrays, box) for stream, arrays in whole.items() if stream != "regions"}
+        if "regions" in whole and not self._given:
+            from data_prep.landmarks import pack
+
+            looks = [look for _, look in seen]
+            landmarks["regions"] = pack(looks, self._clips[clip].start, region=number + 1)["regions"]
+        return landmarks
+
     def _run(self) -> Iterator[bool]:
         """Decodes file after file into the cutters; yields after each frame."""
         for file in self._planned.files:
@@ -179,10 +213,11 @@ class ViewReader:
             for event in read(file.source.path, file.probed, damage, pictures, self._audio is not None):
                 self._push(event, file)
                 yield True
-            for cutter in filter(None, (self._video, self._looker)):
-                cutter.pause(self._picture_end)
-            if self._audio:
-                self._audio.pause()
+            for cutter in self._cutters():
+                if isinstance(cutter, AudioCutter):
+                    cutter.pause()
+                else:
+                    cutter.pause(self._picture_end)
 
     _picture_end = 0.0
 
@@ -194,5 +229,6 @@ class ViewReader:
             return
         shown = Shown(event.frame, file.probed)
         self._picture_end = event.end + file.offset
-        for cutter in filter(None, (self._video, self._looker)):
-            cutter.push(time, shown)
+        for cutter in self._cutters():
+            if not isinstance(cutter, AudioCutter):
+                cutter.push(time, shown)

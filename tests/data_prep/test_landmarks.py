@@ -76,7 +76,7 @@ def test_what_is_written_of_a_clip(looks):
 
 
 def test_the_outline_covers_the_face_and_not_the_window_of_the_car(looks):
-    people = np.stack([look.people for look in looks])
+    people = np.stack([look.cells[0].people for look in looks])
     assert people.min() >= 0
     assert people.max() <= 1
     cells = [(int(y * 9), int(x * 11)) for x, y in pack(looks, 0.0)["pose"]["keypoints"][:, 0, :2]]
