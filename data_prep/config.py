@@ -20,13 +20,20 @@ class LandmarkConfig:
     max_people: int = 6
     """how many people a picture may show"""
     remember_seconds: float = 2.0
-    """how long somebody may be out of sight and keeps the id"""
+    """how long the place where somebody was last seen is remembered; whoever comes back later is known by the face"""
+    face_identity: bool = True
+    """know people again by their faces: after they were away, and from view to view. What is measured of a face for that is
+    never written. Without it the same person gets another id in each view and after each absence, but for seats"""
+    face_distance: float = 0.5
+    """distance of two face embeddings (dlib's, 0 to about 1.4) below which they are one person's"""
     cell: int = 16
     """side of a cell of regions.npz in pixels of the written video"""
 
     def __post_init__(self) -> None:
         if self.max_people < 1 or self.cell < 1 or self.remember_seconds < 0:
             raise ValueError("max_people and cell must be 1 or more, remember_seconds 0 or more")
+        if not 0 < self.face_distance <= 2:
+            raise ValueError(f"face_distance is {self.face_distance}: it must lie between 0 and 2; 0.4 to 0.6 is usual")
 
 
 @dataclass

@@ -29,7 +29,7 @@ Members = dict[str, NDArray]
 class Look:
     """One instant of a view: its time (seconds, the clock that ``look`` was given), who was found, and the cells.
 
-    cells: of the view, then of each picture that a region of it becomes. A body's person may be set by the look after.
+    cells: of the view, then of each picture that a region of it becomes. A body's track may be set by the look after.
     """
 
     time: float
@@ -59,10 +59,15 @@ class ViewAnalyzer:
         self.poses = PoseFinder(models, config.max_people)
         self.tracker = Tracker(rate, config.remember_seconds)
         self.cells = CellMeter([(WHOLE, written), *regions], config.cell)
+        self.identity = None
+        if config.face_identity:
+            from data_prep.face_identity import FaceIdentity
+
+            self.identity = FaceIdentity(config.face_distance)
 
     @property
     def people(self) -> int:
-        """How many person ids have been used: 0 to people - 1."""
+        """How many tracks there are: 0 to people - 1."""
         return self.tracker.people
 
     def look(self, time: float, frame: NDArray[np.uint8]) -> Look:
@@ -70,6 +75,8 @@ class ViewAnalyzer:
         with nullcontext() if self.people else quiet():  # MediaPipe's first face and body come with a note as well
             bodies = self._bodies(frame)
         self.tracker.assign(time, bodies, *self.written)  # in its pixels: chapter files may differ in size
+        if self.identity is not None:
+            self.identity.look(time, frame, bodies, self.tracker)
         cells = self.cells.measure(time, frame, bodies)
         for body in bodies:
             if body.pose is not None:

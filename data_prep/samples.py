@@ -1,13 +1,13 @@
 """From a planned recording to its samples: the views side by side, people numbered, meta.json.
 
-In two steps: a recording is read clip by clip into a temporary file, then its samples are made of that. Person ids are
-given in the order in which people appear, so that they are the same whatever else is built. Who is a participant of the
-manifest is known by seat, or where a view shows one participant and one person.
+In two steps: a recording is read clip by clip into a temporary file; when it is known who is who, its samples are made of
+that. Person ids are given in the order in which people appear, so that they are the same whatever else is built.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -19,10 +19,11 @@ import numpy as np
 from data_prep.clips import Window
 from data_prep.config import BuildConfig
 from data_prep.given import Arrays
-from data_prep.manifest import Participant, Recording, Region, View, member_name
+from data_prep.manifest import Recording, Region, View, member_name
 from data_prep.shards import SCHEMA, decode_npz, encode_npz, sample_key
 from data_prep.spill import Spill
 from data_prep.views import PlannedView, ViewReader
+from data_prep.who_is_who import Place, join_tracks, seats_taken
 
 STREAMS = "streams.json"
 """In the temporary file: what meta.json says of a view's streams in a clip."""
@@ -55,7 +56,7 @@ class Sample(NamedTuple):
 def tool_versions() -> dict[str, str]:
     """Versions of what decides about the bytes of a sample."""
     versions = {}
-    for package in ("kinesic", "av", "numpy", "soundfile", "mediapipe"):
+    for package in ("kinesic", "av", "numpy", "soundfile", "mediapipe", "trackers", "dlib-bin"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -74,7 +75,8 @@ class Samples:
         clips = list(planned.clips)
         self.readers = [ViewReader(view, clips, config, models) for view in planned.views]
         self._spill = spill
-        self._people: dict[tuple[int, int], int] = {}  # (view, person there) -> person of the recording
+        self._seats: dict[Place, Counter[str]] = {}
+        self._people: dict[Place, int] = {}
         self._participants: dict[int, str] = {}
         if config.landmarks == "given":
             self._participants = dict(enumerate(planned.recording.participants))
@@ -83,7 +85,8 @@ class Samples:
         """Decodes a clip and looks at it. Clips are read in order."""
         for view, reader in enumerate(self.readers):
             parts = reader.parts(index)
-            self._meet(view, parts[0].landmarks)
+            if self._config.landmarks == "mediapipe":
+                self._note_seats(view, parts[0].landmarks)
             for number, (part, landmarks) in enumerate(parts):
                 for stream, arrays in landmarks.items():
                     part.members[f"{stream}.npz"] = encode_npz(arrays)
@@ -92,6 +95,19 @@ class Samples:
                     for member, content in part.members.items():
                         self._spill.put(index, f"{view}-{number}.{member}", content)
                     self._spill.put(index, f"{view}-{number}.{STREAMS}", json.dumps(part.streams).encode())
+
+    def _note_seats(self, view: int, landmarks: dict[str, Arrays]) -> None:
+        for person, taken in seats_taken(landmarks, self._planned.views[view].view.participants).items():
+            self._seats[view, person] = self._seats.get((view, person), Counter()) + taken
+
+    def close(self) -> None:
+        """All that can be read has been read: finds out who is who, and gives back what the readers hold."""
+        if self._config.landmarks == "mediapipe":
+            tracks = [reader.tracks for reader in self.readers]
+            persons, self._participants = join_tracks(tracks, self._seats, self._config.people.face_distance)
+            self._people = {place: number for number, places in enumerate(persons) for place in places}
+        for reader in self.readers:
+            reader.close()
 
     def clip(self, index: int) -> Sample | None:
         """The sample of a clip, None where no view has anything in it. All that can be read has been read before."""
@@ -124,34 +140,11 @@ class Samples:
         """People who are there whether they are seen or not: with given landmarks the manifest's participants."""
         return set(self._participants) if self._config.landmarks == "given" else set()
 
-    def _meet(self, view: int, landmarks: dict[str, Arrays]) -> None:
-        """Takes note of the people of a view in a clip; and who they are, where their seat or being alone tells."""
-        if self._config.landmarks == "given":
-            return
-        there = sorted({int(person) for arrays in landmarks.values() for person in np.unique(arrays.get("person", []))})
-        for person in there:
-            self._people.setdefault((view, person), len(self._people))
-        self._identify(view, landmarks, there)
-
     def _numbered(self, view: int, persons: np.ndarray) -> np.ndarray:
         """Person ids [row] of a view -> of the recording."""
         if self._config.landmarks == "given":
             return persons
         return np.array([self._people[view, person] for person in persons.tolist()], np.int32)
-
-    def _identify(self, view: int, landmarks: dict[str, Arrays], there: list[int]) -> None:
-        participants = self._planned.views[view].view.participants
-        seats = [participant for participant in participants if participant.seat]
-        for person in there:
-            number = self._people[view, person]
-            if number in self._participants:
-                continue
-            if seats:
-                name = _seat_of(_centres(landmarks, person), seats)
-            else:
-                name = participants[0].id if len(participants) == len(there) == 1 else None
-            if name is not None:
-                self._participants[number] = name
 
     def _rate(self, arrays: Arrays) -> float:
         """Instants a second, as they lie in the clip."""
@@ -202,11 +195,6 @@ class Samples:
         }
         return Sample(key, members, row)
 
-    def close(self) -> None:
-        """Gives back what the readers hold: all that can be read has been read."""
-        for reader in self.readers:
-            reader.close()
-
 
 def _about_region(view: View, region: Region | None) -> dict[str, Any]:
     """What meta.json says besides of a view that is a region of another: whose participants are those with a seat in it."""
@@ -222,24 +210,3 @@ def _about_region(view: View, region: Region | None) -> dict[str, Any]:
     ]
     about = {"view": member_name(view.name), "name": region.name, "box": list(region.box)}
     return {"region": about, "participants": seated}
-
-
-def _centres(landmarks: dict[str, Arrays], person: int) -> np.ndarray:
-    """Where a person's face is, [row, 2]; without a face, the nose of the pose."""
-    face, pose = landmarks.get("face"), landmarks.get("pose")
-    if face is not None and (rows := face["person"] == person).any():
-        box = face["box"][rows]
-        return (box[:, :2] + box[:, 2:]) / 2
-    if pose is not None:
-        return pose["keypoints"][pose["person"] == person, 0, :2]
-    return np.empty((0, 2))
-
-
-def _seat_of(centres: np.ndarray, seats: list[Participant]) -> str | None:
-    """The participant in whose seat most of the points [row, 2] lie, if it is more than half of them."""
-    for participant in seats:
-        x0, y0, x1, y1 = participant.seat or (0, 0, 0, 0)
-        inside = (centres >= [x0, y0]).all(axis=1) & (centres <= [x1, y1]).all(axis=1)
-        if len(centres) and inside.mean() > 0.5:
-            return participant.id
-    return None

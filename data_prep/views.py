@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import av
 
@@ -31,6 +31,9 @@ from data_prep.decode import Damage, Event, Probe, read
 from data_prep.given import Arrays, GivenLandmarks, with_motion
 from data_prep.manifest import Source, View
 from data_prep.virtual import within
+
+if TYPE_CHECKING:
+    from data_prep.people import Track
 
 Eye = Callable[[float, Shown], Any]
 """Looks at a picture at a time."""
@@ -172,6 +175,11 @@ class ViewReader:
         analyzer = ViewAnalyzer(self._config.people, self._models, self._config.landmark_rate, written, regions)
         self._open.append(analyzer)
         return lambda time, shown: analyzer.look(time, shown.upright)
+
+    @property
+    def tracks(self) -> list[Track]:
+        """The tracks of the people seen so far, by the number that face and pose rows carry."""
+        return [track for analyzer in self._open for track in analyzer.tracker.tracks]
 
     def close(self) -> None:
         """Gives back the memory of the landmark models."""

@@ -35,7 +35,7 @@ def person(videos) -> list[tuple[float, np.ndarray]]:
 
 
 def look_at(models: Path, shown: list, written: tuple[int, int] = WRITTEN) -> tuple[list[Look], int]:
-    with ViewAnalyzer(LandmarkConfig(), models, RATE, written) as analyzer:
+    with ViewAnalyzer(LandmarkConfig(face_identity=False), models, RATE, written) as analyzer:
         looks = [analyzer.look(time, frame) for time, frame in shown]
         return looks, analyzer.people
 
