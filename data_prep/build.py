@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, fields, replace
-from fractions import Fraction
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +21,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs import UserError, plain, write_run_record
+from data_prep.clocks import pairs
 from data_prep.config import BuildConfig
-from data_prep.decode import Probe, UnreadableError, check, probe
+from data_prep.decode import UnreadableError, probe
 from data_prep.locks import locked
 from data_prep.manifest import Failure, Recording, read_manifest
+from data_prep.memory import ClockMemory, ProbeMemory
 from data_prep.plan import Unit, plan
 from data_prep.pool import News, Pool, Report
 from data_prep.ranges import Range, cut, share
 from data_prep.shards import INDEX, write_index
+from data_prep.sync import Clock, Pair, SyncTask, measure
 from data_prep.units import STATE, UnitTask, build_unit, whole, workplace
 
 FAILURES = "failures.csv"
-PROBES = "probes.jsonl"
 ARRAY = "array.yaml"
 SILENCE = 300.0
 """Seconds after which a worker that completes no clip and no probe is taken for hanging; long clips get more."""
@@ -54,8 +54,10 @@ def build(config: BuildConfig) -> int:
         workers = config.workers or len(os.sched_getaffinity(0))
         silence = SILENCE + 20 * config.clip_seconds
         with Pool(_do, workers, silence, ["data_prep.units", "webdataset"]) as pool, _progress() as progress:
-            probes = _probe_all([r for part in ranges for r in part.recordings], config, pool, progress)
-            units, faults = plan(recordings, probes, config, ranges)
+            ours = [recording for part in ranges for recording in part.recordings]
+            probes = _probe_all(ours, config, pool, progress)
+            clocks = _compare_all(pairs(ours, probes), config, pool, progress)
+            units, faults = plan(recordings, probes, clocks, config, ranges)
             clear(config, units, ranges)
             records = _build_all(units, config, models, pool, progress)
         if config.task:
@@ -102,11 +104,11 @@ def _progress() -> Progress:
 
 
 def _do(task: Any, report: Report) -> Any:
-    """What a worker does with a task: a path is probed, a unit is built."""
+    """What a worker does with a task: a path is probed, two views are compared, a unit is built."""
     if isinstance(task, UnitTask):
         return build_unit(task, report)
     try:
-        return probe(task)
+        return measure(task, report) if isinstance(task, SyncTask) else probe(task)
     except UnreadableError as error:
         return error.args
 
@@ -132,7 +134,24 @@ def source_paths(recordings: Iterable[Recording]) -> list[Path]:
     return list(dict.fromkeys(source.path for r in recordings for view in r.views for source in view.sources))
 
 
-def _outcome(news: News, out: Path) -> Probe | tuple[str, str]:
+def _compare_all(found: list[Pair], config: BuildConfig, pool: Pool, progress: Progress) -> dict[Pair, Clock | str]:
+    """The clocks of the views that the manifest gives no offset; files that have not changed are not compared again."""
+    memory = ClockMemory(config)
+    clocks = {one: known for one in found if (known := memory.get(one)) is not None}
+    bar = progress.add_task("comparing sound", total=len(found), unit="views", visible=bool(found))
+    progress.advance(bar, len(clocks))
+    for news in pool.run(SyncTask(one, workplace(config)) for one in found if one not in clocks):
+        if news.kind == "note":
+            continue
+        outcome = _outcome(news, config.out)
+        clocks[news.task.pair] = outcome if isinstance(outcome, Clock) else outcome[0]
+        memory.put(news.task.pair, clocks[news.task.pair])
+        progress.advance(bar)
+    return clocks
+
+
+def _outcome(news: News, out: Path) -> Any:
+    """The result of a task, or (reason, remedy)."""
     if news.kind == "died":
         return f"a process that read it was lost: {news.value}", "convert it with ffmpeg"
     if news.kind == "error":
@@ -145,53 +164,6 @@ def _raise_if_ours(error: Exception, out: Path) -> None:
     """A full disk or a folder that may not be written to ends the build with one line."""
     if isinstance(error, OSError) and error.errno in OUT_OF_OUR_HANDS:
         raise UserError(f"{out}: {error.strerror}; mend that and run the same command again") from None
-
-
-class ProbeMemory:
-    """Probes by path, size and time of change: a line each in a file that an interrupted run may leave cut short.
-
-    Everybody reads what all tasks of an array have written, and writes to a file of its own.
-    """
-
-    def __init__(self, config: BuildConfig) -> None:
-        self._path = workplace(config) / PROBES
-        self._known: dict[tuple, Probe | tuple[str, str]] = {}
-        for path in sorted((config.out / STATE).rglob(PROBES)):
-            self._read(path)
-
-    def _read(self, path: Path) -> None:
-        for line in path.read_text().splitlines():
-            try:
-                *key, value = json.loads(line)
-                if isinstance(value, dict):
-                    value["zero"], value["pixel_aspect"] = Fraction(value["zero"]), Fraction(value["pixel_aspect"])
-                    self._known[tuple(key)] = Probe(**value)
-                else:
-                    self._known[tuple(key)] = (value[0], value[1])
-            except (ValueError, TypeError, KeyError, IndexError):
-                continue  # cut short, or of another version
-
-    def get(self, path: Path) -> Probe | tuple[str, str] | None:
-        """What is known of a file as it is now."""
-        try:
-            check(path)
-        except UnreadableError as error:
-            return error.args
-        return self._known.get(self._key(path))
-
-    def put(self, path: Path, probed: Probe | tuple[str, str]) -> None:
-        """Remembers what was found."""
-        if isinstance(probed, Probe):
-            value = asdict(probed) | {"zero": str(probed.zero), "pixel_aspect": str(probed.pixel_aspect)}
-        else:
-            value = list(probed)
-        with self._path.open("a") as file:
-            file.write("\n" + json.dumps([*self._key(path), value]))
-
-    @staticmethod
-    def _key(path: Path) -> tuple:
-        stat = path.stat()
-        return str(path.absolute()), stat.st_size, stat.st_mtime_ns
 
 
 def clear(config: BuildConfig, units: list[Unit], ranges: Sequence[Range]) -> None:

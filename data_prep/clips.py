@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from data_prep.decode import TOLERANCE, Probe
 from data_prep.manifest import WHOLE, Box
+from data_prep.sound import Piece, SoundLine
 
 SAMPLE_RATE = 16000
-GAP = 0.015
-"""Seconds that sound may stray from its time stamps before silence is put in or samples are left out."""
 SHORTEST = 1.0
 """Seconds that the last clip of a window must last to be kept."""
 
@@ -57,10 +56,13 @@ class Instant(NamedTuple):
 
 
 def frame_instants(clips: list[Window], fps: Fraction) -> Iterator[Instant]:
-    """The times of the frames to write: every 1/fps from each clip's start."""
+    """The middles of the frames to write, one every 1/fps from each clip's start.
+
+    What is on the screen in the middle is at most half a frame early or late; at its start it would be up to a whole one late.
+    """
     for index, clip in enumerate(clips):
-        for k in range(math.ceil((clip.end - clip.start - TOLERANCE) * fps)):
-            yield Instant(index, clip.start + float(k / fps))
+        for k in range(math.ceil((clip.end - clip.start - TOLERANCE) * fps - Fraction(1, 2))):
+            yield Instant(index, clip.start + float((k + Fraction(1, 2)) / fps))
 
 
 def grid_instants(clips: list[Window], rate: float) -> Iterator[Instant]:
@@ -238,7 +240,7 @@ class VideoCutter:
     def _write(self, frames: Iterator[tuple[Instant, Shown]]) -> None:
         for instant, shown in frames:
             self._size = self._size or picture_size(shown, self._short_side, self._box)
-            since = instant.time - self._clips[instant.clip].start
+            since = instant.time - self._clips[instant.clip].start - float(1 / (2 * self._fps))
             if instant.clip != self._clip or self._video is None:
                 self._close()
                 self._clip, self._start = instant.clip, since
@@ -263,53 +265,27 @@ class AudioCutter:
     """Clips before this one are complete."""
 
     def __init__(self, clips: list[Window], people: int) -> None:
-        self._clips, self._people = clips, people
-        self._layout = ""
-        self._resampler: av.AudioResampler | None = None
-        self._form: tuple[str, str, int] | None = None
-        self._begin = 0.0  # time of sample 0
-        self._heard = -math.inf  # time up to which sound was taken
-        self._next = self._end = 0  # positions: of the next sample, after the last one
-        self._pieces: list[tuple[int, np.ndarray]] = []  # (position, [channel, sample])
+        self._clips = clips
+        self._line = SoundLine(SAMPLE_RATE, people)
+        self._pieces: list[Piece] = []
 
-    def push(self, time: float, frame: av.AudioFrame) -> None:
-        """Takes sound that begins at ``time`` on the recording's clock."""
-        if not self._layout:
-            # a channel a participant is kept; everything else is mixed to one
-            self._layout = frame.layout.name if self._people == frame.layout.nb_channels > 1 else "mono"
-            self._begin = time
-        form = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if self._resampler is None or form != self._form or abs(time - self._heard) > GAP:
-            self.pause()
-            self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=SAMPLE_RATE)
-            self._form, self._heard = form, time
-            self._next = round((time - self._begin) * SAMPLE_RATE)
-        self._heard += frame.samples / frame.sample_rate
-        frame.pts = None  # samples are counted here
-        self._take(frame)
+    def push(self, time: float, frame: av.AudioFrame, drift: float) -> None:
+        """Takes sound that begins at ``time`` on the recording's clock, to which its own clock drifts."""
+        self._take(self._line.push(time, frame, drift))
 
     def pause(self) -> None:
-        """The file is over, another may follow; or there is a gap. Takes what the resampler still holds."""
-        if self._resampler is not None:
-            self._take(None)
-            self._resampler = None
+        """The file is over, another may follow."""
+        self._take(self._line.pause())
 
-    def _take(self, frame: av.AudioFrame | None) -> None:
-        assert self._resampler is not None
-        for piece in self._resampler.resample(frame):
-            samples = piece.to_ndarray()
-            known = max(0, self._end - self._next)  # time stamps went back: what was heard already is left out
-            if known < samples.shape[1]:
-                self._pieces.append((self._next + known, samples[:, known:]))
-            self._next += samples.shape[1]
-        self._end = max(self._end, self._next)
-        until = self._begin + self._end / SAMPLE_RATE
+    def _take(self, pieces: Iterator[Piece]) -> None:
+        self._pieces += pieces
+        until = self._line.begin + self._line.end / SAMPLE_RATE
         while self.complete < len(self._clips) and self._clips[int(self.complete)].end <= until:
             self.complete += 1
 
     def part(self, clip: int) -> Part:
         """Takes out a complete clip; without sound in it, it is empty. Clips are asked for in their order."""
-        first, last = (math.ceil((t - self._begin) * SAMPLE_RATE - 1e-6) for t in self._clips[clip])
+        first, last = (math.ceil((t - self._line.begin) * SAMPLE_RATE - 1e-6) for t in self._clips[clip])
         inside = [
             (max(at, first), samples[:, max(0, first - at) : last - at])
             for at, samples in self._pieces
@@ -325,6 +301,6 @@ class AudioCutter:
         integers = np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16)
         buffer = io.BytesIO()
         soundfile.write(buffer, integers.T, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        begins = self._begin + start / SAMPLE_RATE - self._clips[clip].start
+        begins = self._line.begin + start / SAMPLE_RATE - self._clips[clip].start
         about = {"start": round(max(0.0, begins), 6), "rate": SAMPLE_RATE, "channels": len(sound)}
         return Part({"audio.flac": buffer.getvalue()}, {"audio": about})

@@ -37,6 +37,18 @@ class LandmarkConfig:
 
 
 @dataclass
+class SyncConfig:
+    """How the offset of a view that the manifest gives none is found from its sound."""
+
+    min_confidence: float = 0.3
+    """share of the windows of sound that must agree for a measured offset to be believed, 0 to 1"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence is {self.min_confidence}: it must lie between 0 and 1")
+
+
+@dataclass
 class BuildConfig:
     """Recordings -> shards."""
 
@@ -58,6 +70,8 @@ class BuildConfig:
     """where face, pose and regions come from: measured, read from VIDEO.mp4.face.npz (pose, regions) beside it, or left out"""
     landmark_rate: float = 8.0
     """how many instants a second are looked at for face, pose and regions"""
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    """how the clocks of views are compared where the manifest gives no offset"""
     people: LandmarkConfig = field(default_factory=LandmarkConfig)
     """how faces, poses and regions are found (landmarks: mediapipe)"""
     models: Path | None = None

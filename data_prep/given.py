@@ -7,7 +7,9 @@ Motion in regions is measured where the file does not hold it.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +30,14 @@ def sidecar(video: Path, stream: str) -> Path:
 
 
 class GivenLandmarks:
-    """The landmarks of one file. Raises GivenError where a file is damaged."""
+    """The landmarks of one file; ``at`` puts times of its clock on the recording's. Raises GivenError where it is damaged."""
 
-    def __init__(self, video: Path, offset: float, streams: tuple[str, ...]) -> None:
+    def __init__(self, video: Path, at: Callable[[Any], Any], streams: tuple[str, ...]) -> None:
         self._streams: dict[str, Arrays] = {}
         for stream in STREAMS:
             path = sidecar(video, stream)
             if stream in streams and path.is_file():
-                self._streams[stream] = _load(path, offset)
+                self._streams[stream] = _load(path, at)
 
     def cut(self, clip: Window) -> dict[str, Arrays]:
         """What lies in a clip: times in seconds from its start, ``window`` counted from its first instant."""
@@ -71,7 +73,7 @@ def _bounds(times: np.ndarray, clip: Window) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _load(path: Path, offset: float) -> Arrays:
+def _load(path: Path, at: Callable[[Any], Any]) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -79,7 +81,7 @@ def _load(path: Path, offset: float) -> Arrays:
         raise GivenError(path.name, f"not an .npz file of arrays ({error})") from None
     if "times" not in arrays or arrays["times"].ndim != 1:
         raise GivenError(path.name, "no member `times [window]`")
-    arrays["times"] = arrays["times"].astype(np.float64) + offset
+    arrays["times"] = at(arrays["times"].astype(np.float64))
     if np.any(np.diff(arrays["times"]) <= 0):
         raise GivenError(path.name, "`times` do not grow")
     rows = "window" in arrays

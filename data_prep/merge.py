@@ -14,11 +14,13 @@ from rich.console import Console
 
 import configs
 from configs import Command, UserError
-from data_prep.build import ARRAY, ProbeMemory, clear, publish, source_paths
+from data_prep.build import ARRAY, clear, publish, source_paths
+from data_prep.clocks import Clocks, Probes, pairs
 from data_prep.config import BuildConfig, MergeConfig
 from data_prep.locks import locked
 from data_prep.manifest import Recording, read_manifest
-from data_prep.plan import Probes, plan
+from data_prep.memory import ClockMemory, ProbeMemory
+from data_prep.plan import plan
 from data_prep.ranges import Range, cut, share
 from data_prep.units import STATE, whole
 
@@ -30,13 +32,16 @@ def merge(config: MergeConfig) -> int:
     recordings, failures = read_manifest(settings.manifest, settings.out)
     ranges = cut(recordings)
     probes = _known_probes(settings, recordings)
+    clocks = _known_clocks(settings, recordings, probes)
     shares = [share(ranges, number, count) for number in range(count)]
-    unfinished = [number for number in range(count) if not _finished(settings, recordings, probes, shares[number])]
+    unfinished = [
+        number for number in range(count) if not _finished(settings, recordings, probes, clocks, shares[number])
+    ]
     if unfinished:
         _print_unfinished(settings, unfinished, count)
         return 3
     with locked(settings):
-        units, faults = plan(recordings, probes, settings, ranges)
+        units, faults = plan(recordings, probes, clocks, settings, ranges)
         records = {unit.name: record for unit in units if (record := whole(settings.out, unit)) is not None}
         clear(settings, units, ranges)
         return publish(settings, units, records, failures + faults)
@@ -59,11 +64,20 @@ def _known_probes(config: BuildConfig, recordings: Sequence[Recording]) -> Probe
     return {path: known for path in source_paths(recordings) if (known := memory.get(path)) is not None}
 
 
-def _finished(config: BuildConfig, recordings: list[Recording], probes: Probes, ranges: Sequence[Range]) -> bool:
-    """Whether all files of the ranges have been read, and all units that follow from that are whole."""
-    if any(path not in probes for part in ranges for path in source_paths(part.recordings)):
+def _known_clocks(config: BuildConfig, recordings: Sequence[Recording], probes: Probes) -> Clocks:
+    memory = ClockMemory(config)
+    read = [recording for recording in recordings if all(path in probes for path in source_paths([recording]))]
+    return {one: known for one in pairs(read, probes) if (known := memory.get(one)) is not None}
+
+
+def _finished(
+    config: BuildConfig, recordings: list[Recording], probes: Probes, clocks: Clocks, ranges: Sequence[Range]
+) -> bool:
+    """Whether all files of the ranges have been read and compared, and all units that follow from that are whole."""
+    ours = [recording for part in ranges for recording in part.recordings]
+    if any(path not in probes for path in source_paths(ours)) or any(one not in clocks for one in pairs(ours, probes)):
         return False
-    units, _ = plan(recordings, probes, config, ranges)
+    units, _ = plan(recordings, probes, clocks, config, ranges)
     return all(whole(config.out, unit) is not None for unit in units)
 
 

@@ -11,21 +11,18 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from configs import plain
 from data_prep.clips import clip_windows
+from data_prep.clocks import Clocks, NoClockError, Probes, clock_of, place, readable
 from data_prep.config import BuildConfig
 from data_prep.decode import Probe
 from data_prep.given import STREAMS, sidecar
-from data_prep.manifest import Failure, Recording, Source, View
+from data_prep.manifest import Failure, Recording, Source
 from data_prep.ranges import Range, cut
 from data_prep.samples import PlannedRecording, tool_versions
 from data_prep.shards import SCHEMA, key_bases
-from data_prep.views import PlannedFile, PlannedView
-
-Probes = Mapping[Path, Probe | tuple[str, str]]
-"""Of each file what it holds, or why it cannot be read and what to do."""
+from data_prep.views import PlannedView
 
 
 @dataclass(frozen=True)
@@ -47,29 +44,33 @@ class Unit:
 
 
 def plan(
-    recordings: list[Recording], probes: Probes, config: BuildConfig, ranges: Sequence[Range] | None = None
+    recordings: list[Recording],
+    probes: Probes,
+    clocks: Clocks,
+    config: BuildConfig,
+    ranges: Sequence[Range] | None = None,
 ) -> tuple[list[Unit], list[Failure]]:
     """The units of a build in manifest order, and a failure for each file or recording that cannot be used.
 
-    ``ranges``: which part of the recordings; None = all. Of the others no file has to be probed.
+    ``ranges``: which part of the recordings; None = all. Of the others no file has to be probed or compared.
     """
     bases = key_bases(recording.name for recording in recordings)
     units: list[Unit] = []
     failures: list[Failure] = []
     for part in cut(recordings) if ranges is None else ranges:
-        planned, faults = _plan_range(part, probes, bases, config)
+        planned, faults = _plan_range(part, probes, clocks, bases, config)
         units += _units(planned, config)
         failures += faults
     return units, failures
 
 
 def _plan_range(
-    part: Range, probes: Probes, bases: Mapping[str, str], config: BuildConfig
+    part: Range, probes: Probes, clocks: Clocks, bases: Mapping[str, str], config: BuildConfig
 ) -> tuple[list[tuple[int, PlannedRecording]], list[Failure]]:
     """The recordings of a range that give clips, each with its number in the manifest."""
     planned, failures = [], []
     for number, recording in enumerate(part.recordings, part.first):
-        views, faults = _plan_views(recording, probes)
+        views, faults = _plan_views(recording, probes, clocks, config)
         failures += faults
         if not views:
             continue
@@ -84,36 +85,25 @@ def _plan_range(
     return planned, failures
 
 
-def _plan_views(recording: Recording, probes: Probes) -> tuple[list[PlannedView], list[Failure]]:
-    """The views whose files can all be read, on the recording's clock; a view that cannot is left out and reported."""
-    views, failures = [], []
-    for view in recording.views:
-        faults = _faults(recording, view, probes)
-        failures += faults
-        if faults:
-            continue
-        files: list[PlannedFile] = []
-        for source in view.sources:
-            # a chapter file goes on where the one before it ended
-            offset = source.offset if source.offset is not None else files[-1].end if files else 0.0
-            probed = probes[source.path]
-            assert isinstance(probed, Probe)
-            files.append(PlannedFile(source, probed, offset))
-        views.append(PlannedView(view, tuple(files)))
-    return views, failures
-
-
-def _faults(recording: Recording, view: View, probes: Probes) -> list[Failure]:
-    faults = []
-    for source in view.sources:
-        probed = probes[source.path]
-        if not isinstance(probed, Probe):
-            faults.append(Failure(recording.name, view.name, source.name, None, *probed))
-    if len(recording.views) > 1 and view.sources[0].offset is None:
-        remedy = "give each view its offset in the manifest (0 for the view whose clock is the recording's)"
-        reason = "its offset to the other views is not known"
-        faults.append(Failure(recording.name, view.name, view.sources[0].name, None, reason, remedy))
-    return faults
+def _plan_views(
+    recording: Recording, probes: Probes, clocks: Clocks, config: BuildConfig
+) -> tuple[list[PlannedView], list[Failure]]:
+    """The views that can be read and placed on the recording's clock; the others are left out and reported."""
+    failures = [
+        Failure(recording.name, view.name, source.name, None, *probed)
+        for view in recording.views
+        for source in view.sources
+        if not isinstance(probed := probes[source.path], Probe)
+    ]
+    planned, views = [], readable(recording, probes)
+    for view in views:
+        try:
+            clock = clock_of(view, views, probes, clocks, config.sync.min_confidence)
+            planned.append(PlannedView(view, place(view, probes, clock)))
+        except NoClockError as error:
+            remedy = "give `offset` in the manifest: seconds from its clock to the recording's"
+            failures.append(Failure(recording.name, view.name, view.sources[0].name, None, str(error), remedy))
+    return planned, failures
 
 
 def _units(planned: Iterable[tuple[int, PlannedRecording]], config: BuildConfig) -> list[Unit]:
@@ -143,7 +133,7 @@ def _digest(group: list[PlannedRecording], shard_clips: int, config: BuildConfig
     settings = {
         field.name: plain(getattr(config, field.name))
         for field in fields(config)
-        if field.name not in {"manifest", "out", "workers", "array", "models", "shard_minutes"}
+        if field.name not in {"manifest", "out", "workers", "array", "models", "shard_minutes", "sync"}
     }
     content = [
         {
@@ -151,7 +141,14 @@ def _digest(group: list[PlannedRecording], shard_clips: int, config: BuildConfig
             "key": recording.key_base,
             "clips": recording.clips,
             "files": [
-                [file.source.name, file.probed.sha256, file.offset, _given(file.source, config)]
+                [
+                    file.source.name,
+                    file.probed.sha256,
+                    file.offset,
+                    file.drift,
+                    file.confidence,
+                    _given(file.source, config),
+                ]
                 for view in recording.views
                 for file in view.files
             ],

@@ -162,7 +162,7 @@ def _damage(planned: PlannedRecording, samples: Samples) -> list[Failure]:
             reasons = [f"packets that cannot be decoded: {damage.packets} ({damage.reason})"] if damage.packets else []
             reasons += [missing] if file.probed.missing else []
             if reasons:
-                start = damage.first + file.offset if damage.packets else file.end
+                start = file.at(damage.first) if damage.packets else file.end
                 failures.append(
                     Failure(
                         planned.recording.name,

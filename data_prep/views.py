@@ -42,16 +42,25 @@ LANDMARKS = ("face", "pose", "regions")
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file of a view, and the seconds from its clock to the recording's."""
+    """A file of a view on the recording's clock: its time t is there offset + t * (1 + drift).
+
+    ``confidence`` in these two as data_prep/sync.py measured them; None where the manifest or nobody says otherwise.
+    """
 
     source: Source
     probed: Probe
     offset: float
+    drift: float = 0.0
+    confidence: float | None = None
+
+    def at(self, time: float) -> float:
+        """A time of the file on the recording's clock."""
+        return self.offset + time * (1 + self.drift)
 
     @property
     def end(self) -> float:
         """When it is over on the recording's clock."""
-        return self.offset + self.probed.duration
+        return self.at(self.probed.duration)
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class ViewReader:
         self._given: list[GivenLandmarks] = []
         self._looker: Looker | None = None
         if config.landmarks == "given":
-            self._given = [GivenLandmarks(file.source.path, file.offset, wanted) for file in planned.files]
+            self._given = [GivenLandmarks(file.source.path, file.at, wanted) for file in planned.files]
             if pictures and any(given.lacks_motion for given in self._given):
                 instants = (
                     Instant(index, time)
@@ -230,13 +239,13 @@ class ViewReader:
     _picture_end = 0.0
 
     def _push(self, event: Event, file: PlannedFile) -> None:
-        time = event.time + file.offset
+        time = file.at(event.time)
         if isinstance(event.frame, av.AudioFrame):
             assert self._audio is not None
-            self._audio.push(time, event.frame)
+            self._audio.push(time, event.frame, file.drift)
             return
         shown = Shown(event.frame, file.probed)
-        self._picture_end = event.end + file.offset
+        self._picture_end = file.at(event.end)
         for cutter in self._cutters():
             if not isinstance(cutter, AudioCutter):
                 cutter.push(time, shown)

@@ -95,7 +95,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         {"path": "wide.mp4"},
         {"path": "turned.mp4"},
         {"path": "cam a.mkv", "recording": "dyad", "view": "left", "offset": "0", "participants": "anna"},
-        {"path": "cam_b.mkv", "recording": "dyad", "view": "right", "offset": "1.05", "participants": "ben"},
+        {"path": "cam_b.mkv", "recording": "dyad", "view": "right", "offset": "1.06", "participants": "ben"},
         {"path": "two.wav.mkv", "recording": "dyad", "view": "mics", "offset": "0", "participants": "anna;ben"},
         {"path": "two.wav.mkv", "recording": "mix"},
         {"path": "ch2.mkv", "recording": "chapters", "part": "2"},
@@ -123,12 +123,12 @@ def meta(sample: dict[str, bytes]) -> dict[str, Any]:
     return json.loads(sample["meta.json"])
 
 
-def test_each_frame_is_the_last_one_before_its_time(samples: dict[str, dict[str, bytes]]) -> None:
+def test_each_frame_is_what_is_seen_in_its_middle(samples: dict[str, dict[str, bytes]]) -> None:
     shown = [0, 0.1, 0.15, 0.2, 0.9, 1.0, 1.7, 2.0, 2.4, 3.2]
     for start, frames in ((0, 20), (2, 14)):  # the last picture lasts as long as pictures do: 0.1 s
         sample = samples[f"007-{start * 1000:09d}"]
         got = greys(sample["main.video.mp4"])
-        expected = [level(max(t for t in shown if t <= start + k / 10 + 1e-6)) for k in range(len(got))]
+        expected = [level(max(t for t in shown if t <= start + k / 10 + 0.05 + 1e-6)) for k in range(len(got))]
         np.testing.assert_allclose(got, expected, atol=3)
         assert abs(len(got) - frames) <= 1
 
@@ -185,12 +185,12 @@ def test_views_of_a_recording_share_samples_and_its_clock(samples: dict[str, dic
     first, last = samples["dyad-000000000"], samples["dyad-000004000"]
     assert {name.split(".")[0] for name in first} == {"__key__", "left", "right", "mics", "meta"}
     right = meta(first)["views"]["right"]
-    assert right["offset"] == 1.05
+    assert right["offset"] == 1.06
     assert right["streams"]["video"]["start"] == pytest.approx(1.1)  # the first frame time at which there is a picture
-    assert right["streams"]["audio"]["start"] == pytest.approx(1.05, abs=1e-3)
+    assert right["streams"]["audio"]["start"] == pytest.approx(1.06, abs=1e-3)
     np.testing.assert_allclose(greys(first["right.video.mp4"]), [level(k / 10) for k in range(9)], atol=3)
     heard = sound(first["right.audio.flac"])[:, 0]
-    np.testing.assert_allclose(onsets(heard) + 1.05, [1.05], atol=2e-3)
+    np.testing.assert_allclose(onsets(heard) + 1.06, [1.06], atol=2e-3)
     assert "mics.audio.flac" not in last  # it is over by then
     assert len(greys(last["right.video.mp4"])) == 11
 
@@ -352,7 +352,7 @@ def test_a_crash_costs_its_recording_only(tmp_path: Path) -> None:
     (config.out / ".build").mkdir(parents=True)
     recordings, _ = read_manifest(config.manifest)
     files = [source.path for recording in recordings for view in recording.views for source in view.sources]
-    units, _ = plan(recordings, {path: probe(path) for path in files}, config)
+    units, _ = plan(recordings, {path: probe(path) for path in files}, {}, config)
     with Pool(build_or_crash, 1, 60.0, []) as pool, _progress() as progress:
         (record,) = _build_all(units, config, None, pool, progress).values()
     assert [row["recording"] for row in record["rows"]] == ["a", "c"]
@@ -378,7 +378,7 @@ def test_settings_that_decide_about_bytes_name_other_shards(tmp_path: Path) -> N
     recordings, _ = read_manifest(tmp_path)
 
     def name(config: BuildConfig) -> str:
-        return plan(recordings, {video: probe(video)}, config)[0][0].name
+        return plan(recordings, {video: probe(video)}, {}, config)[0][0].name
 
     assert name(replace(config, crf=30)) != name(config)
     assert name(replace(config, workers=3, out=tmp_path / "other")) == name(config)
