@@ -160,20 +160,25 @@ def _explain(message: str, config: type, argv: Sequence[str], recipes: Sequence[
 def main(stage: str, commands: dict[str, Command], argv: Sequence[str] | None = None) -> int:
     """Runs ``kinesic <stage> <command> ...`` and returns the exit code: 0 done, 2 wrong usage, else the command's own."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in {"-h", "--help"}:
+    words = next(
+        (2 for name in commands if argv and name.startswith(f"{argv[0]} ")), 1
+    )  # manifest folder, manifest ami
+    name, rest = " ".join(argv[:words]), argv[words:]
+    if not argv or {"-h", "--help"} & set(argv[:words]):
         print(f"usage: kinesic {stage} COMMAND ...\n")
-        for name, command in commands.items():
-            print(f"  {name:<12} {command.help}")
+        for known, command in commands.items():
+            print(f"  {known:<{max(map(len, commands))}} {command.help}")
         print(f"\n'kinesic {stage} COMMAND --help' lists a command's settings.")
         return 0 if argv else 2
-    if argv[0] not in commands:
-        near = difflib.get_close_matches(argv[0], commands, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(commands)}"
-        print(f"kinesic {stage}: no command {argv[0]!r}; {hint}", file=sys.stderr)
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, 1) if len(argv) >= words else []
+        known = [other for other in commands if words == 1 or other.startswith(f"{argv[0]} ")]
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        print(f"kinesic {stage}: no command {name!r}; {hint}", file=sys.stderr)
         return 2
-    name, command = argv[0], commands[argv[0]]
+    command = commands[name]
     try:
-        config = parse(stage, name, command, argv[1:])
+        config = parse(stage, name, command, rest)
         run = command.run
         if isinstance(run, str):
             module, function = run.split(":")

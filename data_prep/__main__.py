@@ -10,6 +10,8 @@ from configs import Command
 from data_prep.config import (
     BuildConfig,
     CheckConfig,
+    ManifestAmiConfig,
+    ManifestFolderConfig,
     MergeConfig,
     ModelsConfig,
     ReportConfig,
@@ -18,6 +20,10 @@ from data_prep.config import (
 )
 
 COMMANDS = {
+    "manifest folder": Command(
+        "a folder of recordings -> manifest.csv", ManifestFolderConfig, "data_prep.folder:folder", ("root",)
+    ),
+    "manifest ami": Command("the AMI corpus -> manifest.csv", ManifestAmiConfig, "data_prep.ami:ami", ("root",)),
     "build": Command("recordings -> shards", BuildConfig, "data_prep.build:build", ("manifest", "out")),
     "merge": Command("the shares of an array -> one index", MergeConfig, "data_prep.merge:merge", ("out",)),
     "check": Command(

@@ -111,6 +111,28 @@ class BuildConfig:
 
 
 @dataclass
+class ManifestFolderConfig:
+    """A folder of recordings -> a manifest."""
+
+    root: Path
+    """folder that the files lie in, at any depth"""
+    pattern: str
+    """how the paths below it are to be read, e.g. '{recording}/cam{view}/{part}.mp4': {a column of the manifest}, * = any text"""
+    out: Path = Path("manifest.csv")
+    """the manifest to write"""
+
+
+@dataclass
+class ManifestAmiConfig:
+    """The AMI meeting corpus -> a manifest."""
+
+    root: Path
+    """folder of the corpus: MEETING/video, MEETING/audio and the manual annotations, as they are unpacked"""
+    out: Path = Path("manifest.csv")
+    """the manifest to write"""
+
+
+@dataclass
 class CheckConfig:
     """Shards -> is everything in them as it should be?"""
 

@@ -178,6 +178,23 @@ def test_exit_codes_and_one_line_on_stderr(recipes: Path, capsys: pytest.Capture
     assert "count" in capsys.readouterr().out
 
 
+def test_commands_of_two_words(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[TrainConfig] = []
+    commands = {"train": COMMAND, "make one": Command("", TrainConfig, lambda config: seen.append(config), ("out",))}
+    commands["make two"] = commands["make one"]
+    assert configs.main("stage", commands, ["make", "one", "OUT", "--seed", "3"]) == 0
+    assert seen == [TrainConfig(Path("OUT"), seed=3)]
+    assert configs.main("stage", commands, ["make", "--help"]) == 0
+    assert "make two" in capsys.readouterr().out
+    assert configs.main("stage", commands, ["make"]) == 2
+    assert capsys.readouterr().err == "kinesic stage: no command 'make'; there are: make one, make two\n"
+    assert configs.main("stage", commands, ["make", "tow"]) == 2
+    assert "did you mean make two?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        configs.main("stage", commands, ["make", "two", "--help"])
+    assert "kinesic stage make two" in capsys.readouterr().out
+
+
 def test_help_shows_every_setting_with_its_default_and_what_it_is(
     recipes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ def commands() -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [(), *((stage,) for stage in STAGES), ("slurm", "pretrain")]
     for stage in STAGES[:3]:
         module = __import__(f"{stage}.__main__", fromlist=["COMMANDS"])
-        found += [(stage, name) for name in module.COMMANDS]
+        found += [(stage, *name.split()) for name in module.COMMANDS]
     return found
 
 
