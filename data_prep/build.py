@@ -20,15 +20,15 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from configs import UserError, plain, write_run_record
+from configs import plain, write_run_record
 from data_prep.clocks import pairs
 from data_prep.config import BuildConfig
 from data_prep.decode import UnreadableError, probe
 from data_prep.locks import locked
 from data_prep.manifest import Failure, Recording, read_manifest
-from data_prep.memory import ClockMemory, ProbeMemory
+from data_prep.memory import PROBES, ClockMemory, ProbeMemory
 from data_prep.plan import Unit, plan
-from data_prep.pool import News, Pool, Report
+from data_prep.pool import KILLED, News, Pool, Report
 from data_prep.ranges import Range, cut, share
 from data_prep.shards import INDEX, write_index
 from data_prep.sync import Clock, Pair, SyncTask, measure
@@ -36,9 +36,8 @@ from data_prep.units import STATE, UnitTask, build_unit, whole, workplace
 
 FAILURES = "failures.csv"
 ARRAY = "array.yaml"
-SILENCE = 300.0
-"""Seconds after which a worker that completes no clip and no probe is taken for hanging; long clips get more."""
-OUT_OF_OUR_HANDS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""Errors of writing, whichever task meets them."""
 
 
 def build(config: BuildConfig) -> int:
@@ -52,8 +51,9 @@ def build(config: BuildConfig) -> int:
             _note_array(config)
         models = _models(config)
         workers = config.workers or len(os.sched_getaffinity(0))
-        silence = SILENCE + 20 * config.clip_seconds
-        with Pool(_do, workers, silence, ["data_prep.units", "webdataset"]) as pool, _progress() as progress:
+        silence = config.deadline_seconds * max(1.0, config.clip_seconds / 10)
+        memory = round(config.memory_gb * 1e9)
+        with Pool(_do, workers, silence, ["data_prep.units", "webdataset"], memory) as pool, _progress() as progress:
             ours = [recording for part in ranges for recording in part.recordings]
             probes = _probe_all(ours, config, pool, progress)
             clocks = _compare_all(pairs(ours, probes), config, pool, progress)
@@ -108,7 +108,7 @@ def _do(task: Any, report: Report) -> Any:
     if isinstance(task, UnitTask):
         return build_unit(task, report)
     try:
-        return measure(task, report) if isinstance(task, SyncTask) else probe(task)
+        return measure(task, report) if isinstance(task, SyncTask) else probe(task, lambda: report("alive"))
     except UnreadableError as error:
         return error.args
 
@@ -123,7 +123,7 @@ def _probe_all(recordings: list[Recording], config: BuildConfig, pool: Pool, pro
     for news in pool.run(path for path in paths if path not in probes):
         if news.kind == "note":
             continue
-        probes[news.task] = _outcome(news, config.out)
+        probes[news.task] = _outcome(news)
         memory.put(news.task, probes[news.task])
         progress.advance(bar)
     return probes
@@ -143,27 +143,26 @@ def _compare_all(found: list[Pair], config: BuildConfig, pool: Pool, progress: P
     for news in pool.run(SyncTask(one, workplace(config)) for one in found if one not in clocks):
         if news.kind == "note":
             continue
-        outcome = _outcome(news, config.out)
+        outcome = _outcome(news)
         clocks[news.task.pair] = outcome if isinstance(outcome, Clock) else outcome[0]
         memory.put(news.task.pair, clocks[news.task.pair])
         progress.advance(bar)
     return clocks
 
 
-def _outcome(news: News, out: Path) -> Any:
+def _outcome(news: News) -> Any:
     """The result of a task, or (reason, remedy)."""
     if news.kind == "died":
-        return f"a process that read it was lost: {news.value}", "convert it with ffmpeg"
+        remedy = f"convert it with ffmpeg, or raise deadline_seconds or memory_gb and delete {STATE}/{PROBES}"
+        return f"a process that read it was lost: {news.value}", remedy
+    if isinstance(news.value, MemoryError):
+        remedy = f"make its pictures smaller with ffmpeg, or raise memory_gb and delete {STATE}/{PROBES}"
+        return "it needs more memory than memory_gb", remedy
+    if isinstance(news.value, OSError) and news.value.errno in FULL:
+        raise news.value
     if news.kind == "error":
-        _raise_if_ours(news.value, out)
         return f"{type(news.value).__name__}: {news.value}", "convert it with ffmpeg"
     return news.value
-
-
-def _raise_if_ours(error: Exception, out: Path) -> None:
-    """A full disk or a folder that may not be written to ends the build with one line."""
-    if isinstance(error, OSError) and error.errno in OUT_OF_OUR_HANDS:
-        raise UserError(f"{out}: {error.strerror}; mend that and run the same command again") from None
 
 
 def clear(config: BuildConfig, units: list[Unit], ranges: Sequence[Range]) -> None:
@@ -195,6 +194,7 @@ def _build_all(
     done = sum(loads[name] for name in records)
     bar = progress.add_task("building", total=sum(loads.values()) / 60, unit="min of views")
     progress.advance(bar, done / 60)
+    again: set[tuple[str, str]] = set()  # (unit, recording) whose worker was killed once
     at: dict[str, tuple[str, float]] = {}  # unit -> the recording that its worker is at, seconds done
     for news in pool.run(UnitTask(unit, config, models) for unit in units if unit.name not in records):
         unit = news.task.unit
@@ -209,22 +209,23 @@ def _build_all(
             progress.advance(bar, (loads[unit.name] - seconds) / 60)
         else:
             progress.advance(bar, -seconds / 60)
-            pool.add(replace(news.task, unit=_without(unit, name, _reason(news, config.out))))
+            if news.kind == "error":
+                raise news.value  # the disk is full, or a mistake of ours; not one of a file
+            if news.value == KILLED and (unit.name, name) not in again:
+                # by somebody, or by want of memory: the recording may have had no part in it
+                again.add((unit.name, name))
+                pool.add(news.task)
+            else:
+                reason = f"the process that worked on it was lost: {news.value}"
+                pool.add(replace(news.task, unit=_without(unit, name, reason)))
     return records
-
-
-def _reason(news: News, out: Path) -> str:
-    if news.kind == "error":
-        _raise_if_ours(news.value, out)
-        raise news.value  # a mistake of ours, not of a file
-    return f"the process that worked on it was lost: {news.value}"
 
 
 def _without(unit: Unit, name: str, reason: str) -> Unit:
     """The unit to build instead when a worker died of one of its recordings (of all, where it is not known which)."""
     skipped = {failure.recording for failure in unit.skip}
     culprits = [r for r in unit.recordings if r.recording.name not in skipped and name in ("", r.recording.name)]
-    remedy = f"convert it with ffmpeg, or give the build more memory and delete {STATE}/{unit.name}.json"
+    remedy = f"convert it with ffmpeg, or raise memory_gb or deadline_seconds and delete {STATE}/{unit.name}.json"
     lines = [Failure(r.recording.name, "", r.views[0].files[0].source.name, None, reason, remedy) for r in culprits]
     return replace(unit, skip=(*unit.skip, *lines))
 
@@ -261,7 +262,8 @@ def _summarize(out: Path, rows: list[dict[str, Any]], failures: list[Failure]) -
             filter(None, [failure.recording, failure.view if failure.view != "main" else "", failure.path])
         )
         start = "" if failure.start is None else f" from {failure.start:g} s"
-        console.print(f"  {where}{start}: {failure.reason}; {failure.remedy}")
+        line = f"{where}{start}: {failure.reason}; {failure.remedy}"
+        console.print("  " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line))  # names may hold newlines
     if failures:
         more = f" ({len(failures) - 20} more there)" if len(failures) > 20 else ""
         console.print(f"{len(failures)} failures in {out / FAILURES}{more}")

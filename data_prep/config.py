@@ -80,6 +80,10 @@ class BuildConfig:
     """minutes of recorded views in a shard: about 100 MB at the other defaults"""
     workers: int = 0
     """processes that decode and look; 0 = one a core"""
+    memory_gb: float = 8.0
+    """memory that one of them may take for data; a recording that needs more is left out, with a line in failures.csv"""
+    deadline_seconds: float = 600.0
+    """seconds that one of them may take for 10 s of a clip (longer clips get more); then it is ended, its recording left out"""
     array: str | None = None
     """K/N: build share K (from 0 to N-1) of the recordings, as one of N tasks; when all are done, data_prep merge OUT"""
 
@@ -106,6 +110,10 @@ class BuildConfig:
             raise ValueError(f"crf is {self.crf}: it must lie between 0 and 51")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}: it must be 0 or more")
+        if self.memory_gb < 2 or self.deadline_seconds < 1:
+            raise ValueError(
+                "memory_gb must be 2 or more (MediaPipe and its libraries take 1.5), deadline_seconds 1 or more"
+            )
         if not self.streams:
             raise ValueError("streams is empty: there would be nothing to write")
 

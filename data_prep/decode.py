@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,11 @@ from av.stream import Disposition
 
 TOLERANCE = 1e-3
 """Seconds: Matroska and others round time stamps to milliseconds, so a frame counts from a millisecond before its time."""
+
+LEAP = 600.0
+"""Seconds without any picture or sound after which a time stamp is taken for damaged, not for a pause."""
+BLOCK = 1 << 24
+"""Bytes that are read between two signs of life."""
 
 
 class UnreadableError(Exception):
@@ -42,6 +48,10 @@ class Probe:
     """degrees, a multiple of 90, by which the picture has to be turned counter-clockwise to stand upright"""
     missing: float = 0.0
     """seconds that the header announces and the file does not hold: a copy that was cut short"""
+    strays: int = 0
+    """packets left out because their time stamps leap ahead of all that came before"""
+    stray: float = 0.0
+    """seconds before the first of them"""
 
 
 @dataclass
@@ -82,17 +92,27 @@ def _streams(container: av.container.InputContainer) -> list[av.VideoStream | av
 
 def check(path: Path) -> None:
     """Raises UnreadableError where there is no file to read: known without opening it."""
-    if path.is_dir():
+    remedy = "correct the path (it is relative to the manifest), or take the row out"
+    try:
+        about = path.stat()
+    except PermissionError:
+        raise UnreadableError("its folder may not be read", "give yourself the right to read it") from None
+    except FileNotFoundError:
+        why = "a broken link" if path.is_symlink() else "no such file"
+        raise UnreadableError(why, remedy) from None
+    except (OSError, ValueError) as error:  # a link to itself, a name too long or with a zero byte
+        raise UnreadableError(f"no such file ({getattr(error, 'strerror', error)})", remedy) from None
+    if stat.S_ISDIR(about.st_mode):
         raise UnreadableError("a folder, not a file", "name the files in it")
-    if not path.exists():
-        raise UnreadableError("no such file", "correct the path (it is relative to the manifest), or take the row out")
-    if not path.stat().st_size:
+    if not stat.S_ISREG(about.st_mode):
+        raise UnreadableError("a pipe or a device, not a file", "write what comes from it into a file")
+    if not about.st_size:
         raise UnreadableError("the file is empty", "copy it again")
 
 
 def _open(path: Path) -> av.container.InputContainer:
     try:
-        return av.open(str(path))
+        return av.open(str(path.absolute()))  # "a:b.mp4" would be a protocol
     except PermissionError:
         raise UnreadableError("may not be read", "give yourself the right to read it") from None
     except (av.FFmpegError, OSError) as error:
@@ -100,10 +120,10 @@ def _open(path: Path) -> av.container.InputContainer:
         raise UnreadableError(reason, "copy it again, or convert it with ffmpeg") from None
 
 
-def probe(path: Path) -> Probe:
+def probe(path: Path, alive: Callable[[], object] = lambda: None) -> Probe:
     """Streams, clock and duration of a file from the time stamps of all its packets, and its sha256.
 
-    Raises UnreadableError where no picture and no sound can be decoded.
+    ``alive`` is called as reading goes on. Raises UnreadableError where no picture and no sound can be decoded.
     """
     first = _first_frames(path)
     if not first:
@@ -111,24 +131,26 @@ def probe(path: Path) -> Probe:
             "neither picture nor sound in it can be decoded", "copy it again, or convert it with ffmpeg"
         )
     zero = min(frame.pts * frame.time_base for frame in first.values())
-    ends = [zero]
+    clock = _Clock(zero)
     with _open(path) as container:
         streams = [stream for stream in _streams(container) if stream.type in first]
         announced = _announced(container, streams)
         aspect = next((s.sample_aspect_ratio for s in streams if isinstance(s, av.VideoStream)), None) or Fraction(1)
+        place = 0
         try:
             for packet in container.demux(streams):
                 if packet.pts is not None and packet.time_base is not None and not packet.is_discard:
-                    ends.append((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    clock.hear(packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
+                if (packet.pos or 0) > place + BLOCK:
+                    place = packet.pos or 0
+                    alive()
         except av.FFmpegError:
             pass  # the part before the fault counts; reading it will report the fault
-    duration = float(max(ends) - zero)
+    duration = float(clock.end - zero)
     missing = announced - duration
     picture = first.get("video")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Probe(
-        sha256=sha256,
+        sha256=_sha256(path, alive),
         zero=zero,
         duration=duration,
         video="video" in first,
@@ -136,7 +158,37 @@ def probe(path: Path) -> Probe:
         pixel_aspect=aspect,
         rotation=round(picture.rotation / 90) * 90 % 360 if isinstance(picture, av.VideoFrame) else 0,
         missing=missing if missing > 1 else 0.0,
+        strays=clock.strays,
+        stray=float(clock.stray - zero),
     )
+
+
+class _Clock:
+    """When a file is over, by its packets; one whose time stamp leaps ahead of all before it is counted, not believed."""
+
+    def __init__(self, zero: Fraction) -> None:
+        self.end = self.stray = zero
+        self.strays = 0
+
+    def hear(self, time: Fraction, duration: Fraction) -> None:
+        """Takes note of a packet."""
+        if time - self.end > LEAP:
+            self.stray = self.stray if self.strays else self.end
+            self.strays += 1
+        else:
+            self.end = max(self.end, time + (duration if duration < LEAP else 0))
+
+
+def _sha256(path: Path, alive: Callable[[], object]) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+                alive()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read to its end ({error.strerror})", "copy it again") from None
+    return digest.hexdigest()
 
 
 def _announced(container: av.container.InputContainer, streams: list[av.VideoStream | av.AudioStream]) -> float:
@@ -208,8 +260,8 @@ def _decode(
     for frame in frames:
         # a decoder's last frames may come without a time stamp: they follow what was before
         time = end if frame.time is None else frame.time - zero
-        if time <= before:
-            continue
+        if time <= before or time > probed.duration + 1:
+            continue  # behind the end: a time stamp that leaps
         if isinstance(frame, av.AudioFrame):
             seconds = frame.samples / frame.sample_rate
         else:

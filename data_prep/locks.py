@@ -19,10 +19,21 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    """What goes wrong with writing ends the build with one line; of what is read it is a line in failures.csv."""
+    try:
+        yield
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        what = f"{out}: {error.strerror or error}{place}"
+        raise UserError(f"{what}; mend that and run the same command again") from None
+
+
+@contextmanager
 def locked(config: BuildConfig) -> Iterator[None]:
     """Makes the output folder and keeps those out who would be in the way. Raises UserError. Locks end with a process."""
     out = config.out
-    with ExitStack() as files:
+    with ExitStack() as files, _disk(out):
         try:
             workplace(config).mkdir(parents=True, exist_ok=True)
             everybody = files.enter_context((out / STATE / "lock").open("a+"))  # a+: NFS wants reading and writing

@@ -153,7 +153,8 @@ def read_manifest(path: Path, out: Path | None = None) -> tuple[list[Recording],
         try:
             recordings.append(_recording(name, group, base))
         except RowError as error:
-            view, file, reason, remedy = error.args
+            view, file, reason, remedy = (text.encode(errors="backslashreplace").decode() for text in error.args)
+            name = name.encode(errors="backslashreplace").decode()
             failures.append(Failure(name, view, file, None, reason, remedy))
     return recordings, failures
 
@@ -215,6 +216,11 @@ def _text(value: Any) -> str:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written down; one that is no UTF-8 comes with lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _default_recording(row: Row) -> str:
     path = Path(_text(row["path"]))
     return str(path.relative_to(path.anchor).with_suffix("")) if path.name else ""
@@ -267,6 +273,9 @@ def _is_box(numbers: tuple[float, ...]) -> bool:
 
 def _recording(name: str, rows: list[Row], base: Path) -> Recording:
     for row in rows:
+        if not _is_text(_text(row["path"])):
+            remedy = "rename the file"
+            raise RowError(_text(row.get("view")), _text(row["path"]), "its name is no text in UTF-8", remedy)
         if not _text(row["path"]):
             raise RowError(_text(row.get("view")), "", "a row without a path", "name the file, or take the row out")
     views: dict[str, list[Row]] = {}
@@ -278,7 +287,9 @@ def _recording(name: str, rows: list[Row], base: Path) -> Recording:
     _check_names(made)
     splits = {_text(row.get("split")) for row in rows} - {""}
     if len(splits) > 1:
-        raise RowError("", "", f"in several splits: {', '.join(sorted(splits))}", "give all its rows one split")
+        raise RowError(
+            "", _text(rows[0]["path"]), f"in several splits: {', '.join(sorted(splits))}", "give all its rows one split"
+        )
     return Recording(
         name=name,
         views=tuple(made),
@@ -331,7 +342,9 @@ def _windows(rows: list[Row]) -> tuple[tuple[float, float], ...]:
     for before, after in itertools.pairwise(ordered):
         if after[0] < before[1]:
             reason = f"windows {before[0]:g}-{before[1]:g} and {after[0]:g}-{after[1]:g} overlap"
-            raise RowError("", "", reason, "give windows that do not overlap, the same in all views")
+            raise RowError(
+                "", _text(rows[0]["path"]), reason, "give windows that do not overlap, the same in all views"
+            )
     return tuple(ordered)
 
 

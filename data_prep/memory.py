@@ -59,7 +59,8 @@ class ProbeMemory:
     @staticmethod
     def _key(path: Path) -> tuple:
         stat = path.stat()
-        return str(path.absolute()), stat.st_size, stat.st_mtime_ns
+        # the last change of the file or of the rights to it; unlike the time of its content, nobody sets it back
+        return str(path.absolute()), stat.st_size, stat.st_ctime_ns
 
 
 class ClockMemory:

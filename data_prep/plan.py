@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from configs import plain
 from data_prep.clips import clip_windows
@@ -23,6 +24,12 @@ from data_prep.ranges import Range, cut
 from data_prep.samples import PlannedRecording, tool_versions
 from data_prep.shards import SCHEMA, key_bases
 from data_prep.views import PlannedView
+
+NO_BYTES = {
+    *("manifest", "out", "workers", "array", "models", "shard_minutes", "sync"),
+    *("memory_gb", "deadline_seconds"),
+}
+"""Settings that do not change a shard's bytes, or, as shard_minutes, by what it holds only."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +138,7 @@ def _units(planned: Iterable[tuple[int, PlannedRecording]], config: BuildConfig)
 def _digest(group: list[PlannedRecording], shard_clips: int, config: BuildConfig) -> str:
     """8 hexadecimal digits over everything that decides about the bytes of a unit's shards."""
     settings = {
-        field.name: plain(getattr(config, field.name))
-        for field in fields(config)
-        if field.name not in {"manifest", "out", "workers", "array", "models", "shard_minutes", "sync"}
+        field.name: plain(getattr(config, field.name)) for field in fields(config) if field.name not in NO_BYTES
     }
     content = [
         {
@@ -173,4 +178,11 @@ def _given(source: Source, config: BuildConfig) -> list[str]:
     if config.landmarks != "given":
         return []
     paths = [sidecar(source.path, stream) for stream in STREAMS]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
+    return [_sha256(path) for path in paths]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:  # not there, or not to be read: building it will say so
+        return ""

@@ -1,14 +1,16 @@
 """Work in several processes, any of which may crash or hang.
 
 multiprocessing.Pool waits for ever on a task whose process was killed, and one dead process breaks a whole
-ProcessPoolExecutor. Here a dead or silent process costs the task that it had, and is replaced. When the parent dies, so
-do its workers.
+ProcessPoolExecutor. Here a dead or silent process costs the task that it had, and is replaced. A task that needs more
+memory than it may have gets a MemoryError, or dies of it. When the parent dies, so do its workers.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import resource
 import signal
 import threading
 import time
@@ -22,6 +24,10 @@ ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"
 )
 """A process a core is fastest; threads on top of it only wait for one another."""
+STARTING = 120.0
+"""Seconds that a worker may take until it is ready: the first one waits for the imports."""
+KILLED = f"killed by {signal.SIGKILL.name}"
+"""Why a task is lost whose process somebody else ended: a person, or the kernel when the machine ran out of memory."""
 Report = Callable[[Any], None]
 
 
@@ -38,20 +44,26 @@ class _Worker:
     process: Any
     connection: Connection
     task: Any = None
-    heard: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=lambda: time.monotonic() + STARTING)
 
 
 class Pool:
     """Runs ``function(task, report)`` in ``workers`` processes; ``report(note)`` also tells that it is alive.
 
     A worker that reports nothing for ``silence`` seconds is killed. ``preload`` names modules that are imported once, in
-    the process that the workers are forked from.
+    the process that the workers are forked from. ``memory``: bytes that a worker may take, 0 = any; code and files that
+    are mapped do not count (RLIMIT_DATA: the libraries map three times the memory that they use).
     """
 
     def __init__(
-        self, function: Callable[[Any, Report], Any], workers: int, silence: float, preload: list[str]
+        self,
+        function: Callable[[Any, Report], Any],
+        workers: int,
+        silence: float,
+        preload: list[str],
+        memory: int = 0,
     ) -> None:
-        self._function, self._silence, self._count = function, silence, workers
+        self._function, self._silence, self._count, self._memory = function, silence, workers, memory
         os.environ.update(ONE_THREAD)  # inherited by the process that the workers are forked from
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(preload)
@@ -87,14 +99,14 @@ class Pool:
             idle = next((worker for worker in self._workers if worker.task is None), None)
             if idle is None and len(self._workers) < self._count:
                 ours, theirs = self._context.Pipe()
-                process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
+                process = self._context.Process(target=_work, args=(self._function, theirs, self._memory), daemon=True)
                 process.start()
                 theirs.close()
                 idle = _Worker(process, ours)
                 self._workers.append(idle)
             if idle is None:
                 return
-            idle.task, idle.heard = self._queue.popleft(), time.monotonic()
+            idle.task, idle.heard = self._queue.popleft(), max(idle.heard, time.monotonic())
             try:
                 idle.connection.send(idle.task)
             except OSError:  # it died while idle; the task goes to another one
@@ -107,6 +119,8 @@ class Pool:
         except (EOFError, OSError):
             return self._buried(worker, "")
         worker.heard = time.monotonic()
+        if kind == "ready":
+            return None
         task = worker.task
         if kind != "note":
             worker.task = None
@@ -127,10 +141,13 @@ class Pool:
         return None if worker.task is None else News(worker.task, "died", reason)
 
 
-def _work(function: Callable[[Any, Report], Any], connection: Connection) -> None:
+def _work(function: Callable[[Any, Report], Any], connection: Connection, memory: int) -> None:
     """The life of a worker."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    connection.send(("ready", None))
     while True:
         try:
             task = connection.recv()
@@ -139,9 +156,18 @@ def _work(function: Callable[[Any, Report], Any], connection: Connection) -> Non
         try:
             value = function(task, lambda note: connection.send(("note", note)))
         except Exception as error:
-            connection.send(("error", error))
+            connection.send(("error", _portable(error)))
         else:
             connection.send(("done", value))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or its text where it does not survive the way to the parent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _die_with_parent() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.manifest import Recording
@@ -58,4 +59,12 @@ def _begins(name: str, size: int) -> bool:
 
 def _size(recording: Recording) -> int:
     paths = {source.path for view in recording.views for source in view.sources}
-    return sum(path.stat().st_size for path in paths if path.is_file())
+    return sum(_bytes(path) for path in paths)
+
+
+def _bytes(path: Path) -> int:
+    """0 for what is no file; why it is none, reading it will say."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0

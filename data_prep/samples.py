@@ -75,6 +75,7 @@ class Samples:
         clips = list(planned.clips)
         self.readers = [ViewReader(view, clips, config, models) for view in planned.views]
         self._spill = spill
+        self._at = 0  # number of the view that is being read
         self._seats: dict[Place, Counter[str]] = {}
         self._people: dict[Place, int] = {}
         self._participants: dict[int, str] = {}
@@ -84,6 +85,7 @@ class Samples:
     def read(self, index: int) -> None:
         """Decodes a clip and looks at it. Clips are read in order."""
         for view, reader in enumerate(self.readers):
+            self._at = view
             parts = reader.parts(index)
             if self._config.landmarks == "mediapipe":
                 self._note_seats(view, parts[0].landmarks)
@@ -108,6 +110,11 @@ class Samples:
             self._people = {place: number for number, places in enumerate(persons) for place in places}
         for reader in self.readers:
             reader.close()
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """(view, file) that is being read."""
+        return self._planned.views[self._at].view.name, self.readers[self._at].file.source.name
 
     def clip(self, index: int) -> Sample | None:
         """The sample of a clip, None where no view has anything in it. All that can be read has been read before."""

@@ -7,6 +7,7 @@ sample with its byte range, so that any sample is read without scanning.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -135,7 +136,10 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Removes what has only its temporary name."""
-        self._file.close()
+        # else it tries again, when Python ends, to write what the disk had no room for
+        self._tar.tarstream.fileobj.closed = True  # pyrefly: ignore[missing-attribute]
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 

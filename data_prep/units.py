@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import av
+
 from data_prep.config import BuildConfig
+from data_prep.decode import LEAP, UnreadableError
 from data_prep.given import GivenError
 from data_prep.manifest import Failure
 from data_prep.plan import Unit
@@ -136,20 +139,30 @@ def _read_recording(
             done += 1
             report((name, (clip.end - clip.start) * len(planned.views)))
         return samples, done, _damage(planned, samples)
-    except GivenError as error:
-        path, reason = error.args
-        failure = Failure(name, "", path, planned.clips[done].start, reason, "write the file again, or take it away")
-    except (OSError, MemoryError):
-        raise  # the disk is full or not ours: nothing to do with this recording
     except Exception as error:  # any library below may raise anything on a damaged file: it costs this recording only
-        file = planned.views[0].files[0].source.name
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        remedy = "convert it with ffmpeg; clips before are kept"
-        failure = Failure(name, "", file, planned.clips[done].start, reason, remedy)
+        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+            raise  # the disk is full or not ours: nothing to do with this recording
+        view, file = samples.place if samples is not None else ("", planned.views[0].files[0].source.name)
+        failure = Failure(name, view, file, planned.clips[done].start, *_why(error, task))
+        if isinstance(error, GivenError):
+            failure = replace(failure, path=error.args[0])
     finally:
         if samples is not None:
             samples.close()
     return samples, done, [failure]
+
+
+def _why(error: Exception, task: UnitTask) -> tuple[str, str]:
+    """The reason and the remedy that failures.csv gives for what ended the reading of a recording."""
+    if isinstance(error, GivenError):
+        return error.args[1], "write the file again, or take it away"
+    if isinstance(error, UnreadableError):  # it changed since it was probed
+        return error.args[0], error.args[1]
+    if isinstance(error, MemoryError):
+        remedy = f"make its pictures smaller with ffmpeg, or raise memory_gb and delete {STATE}/{task.unit.name}.json"
+        return f"it needs more memory than memory_gb: {task.config.memory_gb:g}", remedy
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return reason, "convert it with ffmpeg; clips before are kept"
 
 
 def _damage(planned: PlannedRecording, samples: Samples) -> list[Failure]:
@@ -161,6 +174,9 @@ def _damage(planned: PlannedRecording, samples: Samples) -> list[Failure]:
             missing = f"it ends at {file.probed.duration:.1f} s, {file.probed.missing:.1f} s before its header says"
             reasons = [f"packets that cannot be decoded: {damage.packets} ({damage.reason})"] if damage.packets else []
             reasons += [missing] if file.probed.missing else []
+            if file.probed.strays:
+                at, strays = file.probed.stray, file.probed.strays
+                reasons.append(f"{strays} packets whose time stamps leap by more than {LEAP:g} s, from {at:.1f} s on")
             if reasons:
                 start = file.at(damage.first) if damage.packets else file.end
                 failures.append(

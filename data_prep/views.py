@@ -113,6 +113,8 @@ class ViewReader:
 
     def __init__(self, planned: PlannedView, clips: list[Window], config: BuildConfig, models: Path | None) -> None:
         self._planned, self._clips, self._config = planned, clips, config
+        self.file = planned.files[0]
+        """the one that is being read"""
         self.damage = {file.source.name: Damage() for file in planned.files}
         wanted = tuple(stream for stream in config.streams if stream in LANDMARKS)
         pictures = any(file.probed.video for file in planned.files)
@@ -225,6 +227,7 @@ class ViewReader:
     def _run(self) -> Iterator[bool]:
         """Decodes file after file into the cutters; yields after each frame."""
         for file in self._planned.files:
+            self.file = file
             pictures = self._video is not None or self._looker is not None
             damage = self.damage[file.source.name]
             for event in read(file.source.path, file.probed, damage, pictures, self._audio is not None):
