@@ -1,15 +1,13 @@
-"""Pictures of a clip: frames with faces, skeletons and person ids drawn on them, who is seen when, and the sound below.
+"""Pictures of a clip: frames of its views side by side, with faces, skeletons and person ids drawn on them.
 
-Everything is laid on one time axis: the clip's length is the picture's width.
+What is laid below them (report_card.py) has the same time axis: the clip's length is the picture's width.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import av
@@ -17,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.shards import decode_npz
-
-FRAMES, WIDTH, GAP = 5, 1200, 6  # frames across a picture, pixels
-TALLEST = 300  # pixels: a frame's height, for upright videos
-STRIP, SOUND = 12, 64  # pixels: heights of a person's strip and of a channel's wave
+FRAMES, WIDTH, GAP = 6, 1680, 8  # frames across a picture, pixels
+TALLEST = 420  # pixels: a frame's height, for upright videos
+APART = 0.3  # seconds between a frame and the look whose people are drawn on it
 VISIBLE = 0.5  # keypoints below are extrapolated and not drawn
 FINE = 2  # drawn this many times larger, then scaled down: smooth lines
-INK, PAPER, FAINT = "#1f2933", "#ffffff", "#e4e7eb"
-PALETTE = ("#e69f00", "#56b4e9", "#f0529c", "#2fc48d", "#f0e442", "#d55e00", "#9b8cff", "#c0c0c0")  # told apart by most
+INK, PAPER, NOT_YET = "#1f2933", "#ffffff", "#e4e7eb"
+PALETTE = ("#e69f00", "#56b4e9", "#f0529c", "#2fc48d", "#d9c510", "#d55e00", "#9b8cff", "#c0c0c0")  # told apart by most
 
 Arrays = dict[str, np.ndarray]
+View = tuple[bytes, dict[str, Any], dict[str, Arrays]]
+"""An mp4, what meta.json says of it, and the arrays of face and pose where they are there."""
 
 
 def colour(person: int) -> str:
@@ -35,25 +33,60 @@ def colour(person: int) -> str:
     return PALETTE[person % len(PALETTE)]
 
 
-def clip_picture(sample: Mapping[str, bytes]) -> Image.Image:
-    """A sample as one picture, WIDTH pixels wide: view under view, each with frames, strips of who is seen, and sound."""
-    meta = json.loads(sample["meta.json"])
-    seconds = meta["end"] - meta["start"]
-    parts: list[Image.Image] = [_title(meta)]
-    for name, view in meta["views"].items():
-        arrays = {
-            stream: decode_npz(sample[f"{name}.{stream}.npz"])
-            for stream in ("face", "pose")
-            if f"{name}.{stream}.npz" in sample
-        }
-        if len(meta["views"]) > 1:
-            parts.append(_line(name, "", 12))
-        if video := sample.get(f"{name}.video.mp4"):
-            parts.append(_frames(video, view["streams"]["video"], arrays, seconds))
-        parts += [_strip(person, arrays, seconds) for person in _people(arrays)]
-        if audio := sample.get(f"{name}.audio.flac"):
-            parts += _sound(audio, view["streams"]["audio"]["start"], seconds)
-    return stack(parts)
+def frames_picture(views: Mapping[str, View], seconds: float) -> Image.Image:
+    """Frames of a clip that lasts ``seconds``, WIDTH pixels wide: at each of a few instants those of all views side by side.
+
+    FRAMES frames are shown in all, of more than FRAMES views one each. An instant lies where it would on a time axis that
+    is as wide as the picture, and is one that was looked at.
+    """
+    instants = max(1, FRAMES // len(views))
+    times = _instants(views, seconds, instants)
+    share = WIDTH / instants
+    width = int((share - GAP) / len(views)) - GAP // 2
+    rows = {name: _frames(view, times, width) for name, view in views.items()}
+    height = max(frame.height for frames in rows.values() for frame in frames)
+    picture = Image.new("RGB", (WIDTH, height), PAPER)
+    for column, time in enumerate(times):
+        left = round(column * share + GAP / 2)
+        for name, frames in rows.items():
+            frame = frames[column]
+            _caption(frame, f"{time:.1f} s", name if len(views) > 1 else "")
+            picture.paste(frame, (left + (width - frame.width) // 2, (height - frame.height) // 2))
+            left += width + GAP // 2
+    return picture
+
+
+def _instants(views: Mapping[str, View], seconds: float, number: int) -> NDArray:
+    """The middles of equal parts of the clip, moved to the nearest time that was looked at."""
+    middles = (np.arange(number) + 0.5) * seconds / number
+    looks = [stream["times"] for _, _, arrays in views.values() for stream in arrays.values() if len(stream["times"])]
+    return looks[0][np.abs(looks[0][None] - middles[:, None]).argmin(1)] if looks else middles
+
+
+def _frames(view: View, times: NDArray, widest: int) -> list[Image.Image]:
+    """The frames of a view at some times, with people on them, at most ``widest`` and TALLEST."""
+    video, stream, arrays = view
+    frames = decode(video, [round((time - stream["start"]) * stream["rate"]) for time in times])
+    height, width = frames[0].shape[:2]
+    scale = min(widest / width, TALLEST / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    pictures = []
+    for frame, time in zip(frames, times, strict=True):
+        faces, poses = _rows(arrays.get("face"), "landmarks", time), _rows(arrays.get("pose"), "keypoints", time)
+        begun = time >= stream["start"] - 0.5 / stream["rate"]
+        pictures.append(draw_people(frame, faces, poses, size) if begun else Image.new("RGB", size, NOT_YET))
+    return pictures
+
+
+def _caption(frame: Image.Image, left: str, right: str) -> None:
+    """Writes into the lower corners of a frame."""
+    draw = ImageDraw.Draw(frame, "RGBA")
+    for text, x, anchor in ((left, 6, "ls"), (right, frame.width - 6, "rs")):
+        if text:
+            place, font = (x, frame.height - 7), _font(17)
+            x0, y0, x1, y1 = draw.textbbox(place, text, font=font, anchor=anchor)
+            draw.rectangle([x0 - 5, y0 - 4, x1 + 5, y1 + 4], fill=(255, 255, 255, 190))
+            draw.text(place, text, font=font, anchor=anchor, fill=INK)
 
 
 def stack(parts: list[Image.Image]) -> Image.Image:
@@ -73,8 +106,8 @@ def draw_people(frame: NDArray[np.uint8], faces: list, poses: list, size: tuple[
     """
     fine = size[0] * FINE, size[1] * FINE
     picture = Image.fromarray(frame).resize(fine, Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
-    contours, bones = connections()
+    draw = ImageDraw.Draw(picture, "RGBA")
+    mesh, contours, bones = connections()
     for person, keypoints in poses:
         points = keypoints[:, :2] * fine
         seen = keypoints[:, 3] >= VISIBLE
@@ -82,13 +115,13 @@ def draw_people(frame: NDArray[np.uint8], faces: list, poses: list, size: tuple[
             seen[:11] = False  # the face itself is drawn in more detail
         for a, b in bones:
             if seen[a] and seen[b]:
-                draw.line([*points[a], *points[b]], fill=colour(person), width=2 * FINE)
+                draw.line([*points[a], *points[b]], fill=colour(person), width=3 * FINE)
         for x, y in points[seen]:
-            draw.ellipse([x - 2 * FINE, y - 2 * FINE, x + 2 * FINE, y + 2 * FINE], fill=colour(person), outline=INK)
+            draw.ellipse([x - 3 * FINE, y - 3 * FINE, x + 3 * FINE, y + 3 * FINE], fill=colour(person), outline=INK)
     for person, landmarks in faces:
         points = landmarks[:, :2] * fine
-        for x, y in points:
-            draw.point([x, y], fill=colour(person))
+        for a, b in mesh:
+            draw.line([*points[a], *points[b]], fill=f"{colour(person)}70", width=1)
         for a, b in contours:
             draw.line([*points[a], *points[b]], fill=colour(person), width=FINE)
     for person, (x, y) in _heads(faces, poses).items():
@@ -98,13 +131,14 @@ def draw_people(frame: NDArray[np.uint8], faces: list, poses: list, size: tuple[
 
 
 @cache
-def connections() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Pairs of points that lines join: a face's contours, a body's bones below the head."""
+def connections() -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int]]]:
+    """Pairs of points that lines join: a face's mesh, its contours, and a body's bones below the head."""
     from mediapipe.tasks.python.vision import FaceLandmarksConnections, PoseLandmarksConnections
 
+    mesh = [(c.start, c.end) for c in FaceLandmarksConnections.FACE_LANDMARKS_TESSELATION]
     contours = [(c.start, c.end) for c in FaceLandmarksConnections.FACE_LANDMARKS_CONTOURS]
     bones = [(c.start, c.end) for c in PoseLandmarksConnections.POSE_LANDMARKS if min(c.start, c.end) > 10]
-    return contours, bones
+    return mesh, contours, bones
 
 
 def _heads(faces: list, poses: list) -> dict[int, tuple[float, float]]:
@@ -117,7 +151,7 @@ def _heads(faces: list, poses: list) -> dict[int, tuple[float, float]]:
 
 def _label(draw: ImageDraw.ImageDraw, place: NDArray, text: str, fill: str) -> None:
     x, y = place
-    font = _font(13 * FINE)
+    font = _font(18 * FINE)
     left, top, right, bottom = draw.textbbox((x, y), text, font=font, anchor="ms")
     draw.rounded_rectangle([left - 4 * FINE, top - 3 * FINE, right + 4 * FINE, bottom + 3 * FINE], 3 * FINE, fill=fill)
     draw.text((x, y), text, font=font, anchor="ms", fill=INK)
@@ -126,44 +160,6 @@ def _label(draw: ImageDraw.ImageDraw, place: NDArray, text: str, fill: str) -> N
 @cache
 def _font(size: int) -> Any:
     return ImageFont.load_default(size)
-
-
-def _title(meta: dict[str, Any]) -> Image.Image:
-    marks = {view.get("landmarks") for view in meta["views"].values()} - {None}
-    marked = f"landmarks: {', '.join(sorted(marks))}" if marks else "no landmarks"
-    return _line(f"{meta['recording']}   {meta['start']:g} to {meta['end']:g} s", marked, 15)
-
-
-def _line(left: str, right: str, size: int) -> Image.Image:
-    """A line of text, and a fainter one at its end."""
-    picture = Image.new("RGB", (WIDTH, round(1.5 * size)), PAPER)
-    draw = ImageDraw.Draw(picture)
-    draw.text((2, 1.1 * size), left, font=_font(size), anchor="ls", fill=INK)
-    draw.text((WIDTH - 2, 1.1 * size), right, font=_font(12), anchor="rs", fill="#7b8794")
-    return picture
-
-
-def _people(arrays: dict[str, Arrays]) -> list[int]:
-    """The ids of everybody seen."""
-    return sorted({int(person) for stream in arrays.values() for person in stream["person"]})
-
-
-def _frames(video: bytes, stream: dict[str, Any], arrays: dict[str, Arrays], seconds: float) -> Image.Image:
-    """Frames side by side, each from the middle of its share of the clip, at an instant that was looked at."""
-    times = next((stream["times"] for stream in arrays.values() if len(stream["times"])), None)
-    middles = (np.arange(FRAMES) + 0.5) * seconds / FRAMES
-    wanted = middles if times is None else times[np.abs(times[None] - middles[:, None]).argmin(1)]
-    frames = decode(video, [round((time - stream["start"]) * stream["rate"]) for time in wanted])
-    width = (WIDTH - (FRAMES - 1) * GAP) // FRAMES
-    shape = frames[0].shape
-    height = min(round(width * shape[0] / shape[1]), TALLEST)
-    size = round(height * shape[1] / shape[0]), height
-    row = Image.new("RGB", (WIDTH, height), PAPER)
-    for index, (time, frame) in enumerate(zip(wanted, frames, strict=True)):
-        faces = _rows(arrays.get("face"), "landmarks", time)
-        poses = _rows(arrays.get("pose"), "keypoints", time)
-        row.paste(draw_people(frame, faces, poses, size), (index * (width + GAP) + (width - size[0]) // 2, 0))
-    return row
 
 
 def decode(video: bytes, indices: list[int]) -> list[NDArray[np.uint8]]:
@@ -190,40 +186,8 @@ def _rows(arrays: Arrays | None, member: str, time: float) -> list[tuple[int, np
     """(person, values) of the rows of the window at a time."""
     if arrays is None or not len(arrays["times"]):
         return []
-    rows = np.flatnonzero(arrays["window"] == np.abs(arrays["times"] - time).argmin())
+    window = np.abs(arrays["times"] - time).argmin()
+    if abs(arrays["times"][window] - time) > APART:
+        return []
+    rows = np.flatnonzero(arrays["window"] == window)
     return [(int(arrays["person"][row]), arrays[member][row]) for row in rows]
-
-
-def _strip(person: int, arrays: dict[str, Arrays], seconds: float) -> Image.Image:
-    """When a person is seen: a full bar where there is a face, a thin one where there is a pose only."""
-    strip = Image.new("RGB", (WIDTH, STRIP), FAINT)
-    draw = ImageDraw.Draw(strip)
-    for stream, inset in (("pose", STRIP // 2 - 1), ("face", 0)):
-        if stream not in arrays:
-            continue
-        times = arrays[stream]["times"]
-        ends = np.append(times[1:], seconds)
-        for window in arrays[stream]["window"][arrays[stream]["person"] == person]:
-            left, right = (WIDTH * value / seconds for value in (times[window], ends[window]))
-            draw.rectangle([left, inset, right, STRIP - 1 - inset], fill=colour(person))
-    draw.text((3, STRIP - 2), str(person), font=_font(10), anchor="ls", fill=INK)
-    return strip
-
-
-def _sound(audio: bytes, start: float, seconds: float) -> list[Image.Image]:
-    """A wave a channel: lowest and highest sample of each column of pixels."""
-    import soundfile
-
-    samples, rate = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)
-    loudest = max(float(np.abs(samples).max(initial=0)), 0.05)  # a silent channel stays a line
-    waves = []
-    for channel in samples.T:
-        wave = Image.new("RGB", (WIDTH, SOUND), "#f5f7fa")
-        draw = ImageDraw.Draw(wave)
-        edges = ((np.arange(WIDTH + 1) * seconds / WIDTH - start) * rate).astype(int).clip(0, len(channel))
-        for x, (first, last) in enumerate(pairwise(edges)):
-            if last > first:
-                low, high = channel[first:last].min() / loudest, channel[first:last].max() / loudest
-                draw.line([x, SOUND / 2 * (1 - high), x, SOUND / 2 * (1 - low)], fill="#486581")
-        waves.append(wave)
-    return waves

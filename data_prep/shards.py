@@ -12,9 +12,9 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -213,3 +213,23 @@ def read_sample(folder: Path, row: Any) -> dict[str, bytes]:
     except (OSError, ShardError) as error:
         raise UserError(f"{path}: sample {key} cannot be read ({error}); run the same data_prep build again") from None
     return {"__key__": key, **sample}  # pyrefly: ignore[bad-return]  (the key is text, as in WebDataset)
+
+
+def open_sample(folder: Path, row: Any) -> Iterator[tuple[str, IO[bytes]]]:
+    """The members of a sample one after another: (name, file to read from). What is not read is not loaded.
+
+    ``row`` is a dict of a row of ``read_index``. Raises UserError where the shard does not hold the sample.
+    """
+    path, key, end = Path(folder) / row["shard"], row["key"], int(row["offset"]) + int(row["length"])
+    try:
+        with path.open("rb") as file:
+            file.seek(int(row["offset"]))
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while tar.offset < end and (member := tar.next()) is not None:
+                    name, _, suffix = member.name.partition(".")
+                    content = tar.extractfile(member)
+                    if name != key or content is None:
+                        raise tarfile.ReadError(f"member {member.name}")
+                    yield suffix, content
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"{path}: sample {key} cannot be read ({error}); run the same data_prep build again") from None
