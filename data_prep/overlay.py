@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-FRAMES, WIDTH, GAP = 6, 1680, 8  # frames across a picture, pixels
-TALLEST = 420  # pixels: a frame's height, for upright videos
+FRAMES, WIDTH, GAP, SEAM = 6, 1680, 8, 3  # frames across a picture; pixels, between instants and between views
+TALLEST = 420  # pixels: a frame's height at most
 APART = 0.3  # seconds between a frame and the look whose people are drawn on it
 VISIBLE = 0.5  # keypoints below are extrapolated and not drawn
+MESH = 140  # pixels of a face's width, FINE times enlarged, from which its mesh is drawn and not its contours alone
 FINE = 2  # drawn this many times larger, then scaled down: smooth lines
 INK, PAPER, NOT_YET = "#1f2933", "#ffffff", "#e4e7eb"
 PALETTE = ("#e69f00", "#56b4e9", "#f0529c", "#2fc48d", "#d9c510", "#d55e00", "#9b8cff", "#c0c0c0")  # told apart by most
@@ -42,17 +43,17 @@ def frames_picture(views: Mapping[str, View], seconds: float) -> Image.Image:
     instants = max(1, FRAMES // len(views))
     times = _instants(views, seconds, instants)
     share = WIDTH / instants
-    width = int((share - GAP) / len(views)) - GAP // 2
-    rows = {name: _frames(view, times, width) for name, view in views.items()}
-    height = max(frame.height for frames in rows.values() for frame in frames)
+    room = share - 2 * GAP - (len(views) - 1) * SEAM
+    height = round(min(TALLEST, room / sum(stream["width"] / stream["height"] for _, stream, _ in views.values())))
+    rows = {name: _frames(view, times, height) for name, view in views.items()}
     picture = Image.new("RGB", (WIDTH, height), PAPER)
     for column, time in enumerate(times):
-        left = round(column * share + GAP / 2)
+        wide = sum(frames[column].width + SEAM for frames in rows.values()) - SEAM
+        left = round((column + 0.5) * share - wide / 2)
         for name, frames in rows.items():
-            frame = frames[column]
-            _caption(frame, f"{time:.1f} s", name if len(views) > 1 else "")
-            picture.paste(frame, (left + (width - frame.width) // 2, (height - frame.height) // 2))
-            left += width + GAP // 2
+            _caption(frames[column], f"{time:.1f} s", name if len(views) > 1 else "")
+            picture.paste(frames[column], (left, 0))
+            left += frames[column].width + SEAM
     return picture
 
 
@@ -63,13 +64,11 @@ def _instants(views: Mapping[str, View], seconds: float, number: int) -> NDArray
     return looks[0][np.abs(looks[0][None] - middles[:, None]).argmin(1)] if looks else middles
 
 
-def _frames(view: View, times: NDArray, widest: int) -> list[Image.Image]:
-    """The frames of a view at some times, with people on them, at most ``widest`` and TALLEST."""
+def _frames(view: View, times: NDArray, height: int) -> list[Image.Image]:
+    """The frames of a view at some times in a height, with people on them."""
     video, stream, arrays = view
     frames = decode(video, [round((time - stream["start"]) * stream["rate"]) for time in times])
-    height, width = frames[0].shape[:2]
-    scale = min(widest / width, TALLEST / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = max(1, round(height * stream["width"] / stream["height"])), height
     pictures = []
     for frame, time in zip(frames, times, strict=True):
         faces, poses = _rows(arrays.get("face"), "landmarks", time), _rows(arrays.get("pose"), "keypoints", time)
@@ -120,8 +119,9 @@ def draw_people(frame: NDArray[np.uint8], faces: list, poses: list, size: tuple[
             draw.ellipse([x - 3 * FINE, y - 3 * FINE, x + 3 * FINE, y + 3 * FINE], fill=colour(person), outline=INK)
     for person, landmarks in faces:
         points = landmarks[:, :2] * fine
-        for a, b in mesh:
-            draw.line([*points[a], *points[b]], fill=f"{colour(person)}70", width=1)
+        if np.ptp(points[:, 0]) >= MESH:  # on a small face it would hide the face
+            for a, b in mesh:
+                draw.line([*points[a], *points[b]], fill=f"{colour(person)}58", width=1)
         for a, b in contours:
             draw.line([*points[a], *points[b]], fill=colour(person), width=FINE)
     for person, (x, y) in _heads(faces, poses).items():

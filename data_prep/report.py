@@ -21,7 +21,7 @@ from rich.progress import track
 
 from configs import UserError
 from data_prep.config import ReportConfig
-from data_prep.overlay import PALETTE, WIDTH, colour, stack
+from data_prep.overlay import PALETTE, colour, stack
 from data_prep.report_card import Card, address, card
 from data_prep.report_counts import SMALL_FACE, Recording, in_turn, read_recordings
 from data_prep.report_timelines import FACE_WIDTH, drawing
@@ -93,12 +93,10 @@ def _template() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("data_prep", "report_page")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"address": address, "colour": colour, "WIDTH": WIDTH, "MOST_ROWS": MOST_ROWS}
-    environment.globals |= {"SMALL_FACE": SMALL_FACE, "zip": zip, "max": max}
-    return environment.get_template("page.html.jinja")
+    settings = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    names = {"address": address, "colour": colour, "length": _length, "max": max}
+    limits = {"MOST_ROWS": MOST_ROWS, "SMALL_FACE": SMALL_FACE}
+    return Environment(loader=loader, **settings).get_template("page.html.jinja", globals=names | limits)
 
 
 def _assets() -> dict[str, Any]:
@@ -122,21 +120,28 @@ def _timelines(lined: list[Recording]) -> str:
 
 def totals(index: pandas.DataFrame, seconds: np.ndarray) -> list[tuple[str, str]]:
     """(figure, what it counts) of the whole folder."""
+    gigabytes = index["length"].sum() / 1e9
     people = {
         (name, one) for name, all_of_it in zip(index["recording"], index["people"], strict=True) for one in all_of_it
     }
     return [
         (f"{index['recording'].nunique():,}", "recordings"),
         (f"{len(index):,}", "clips"),
-        (f"{seconds.sum() / 3600:.2f} h" if seconds.sum() >= 3600 else f"{seconds.sum() / 60:.1f} min", "of clips"),
+        (_length(seconds.sum()), "of clips"),
         (f"{len(people):,}", "people, summed over recordings"),
         (f"{index['shard'].nunique():,}", "shards"),
-        (f"{index['length'].sum() / 1e9:.1f} GB" if index["length"].sum() > 2e9 else _megabytes(index), "in them"),
+        (f"{gigabytes:,.1f} GB" if gigabytes >= 2 else f"{1000 * gigabytes:.1f} MB", "in them"),
     ]
 
 
-def _megabytes(index: pandas.DataFrame) -> str:
-    return f"{index['length'].sum() / 1e6:.1f} MB"
+def _length(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.1f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:,.1f} h"
+    )
 
 
 def stream_counts(index: pandas.DataFrame) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -96,11 +96,12 @@ def ticks(seconds: float) -> list[float]:
     """Round times from 0 to ``seconds``, five to ten of them."""
     rough = seconds / 8
     power = 10 ** np.floor(np.log10(rough))
-    step = float(min((power * k for k in (1, 2, 5, 10)), key=lambda step: abs(step - rough)))
+    steps = power * np.array([1, 2, 5, 10])
+    step = float(steps[np.abs(steps - rough).argmin()])
     return [round(k * step, 6) for k in range(int(seconds / step + 1e-6) + 1)]
 
 
-def _sounds(sample: Mapping[str, bytes], meta: dict[str, Any]) -> Any:
+def _sounds(sample: Mapping[str, bytes], meta: dict[str, Any]) -> Iterator[tuple[str, Image.Image, Image.Image]]:
     """(name, wave, mel) of each channel of each view."""
     import soundfile
 
@@ -115,7 +116,7 @@ def _sounds(sample: Mapping[str, bytes], meta: dict[str, Any]) -> Any:
             yield name, wave_picture(channel, rate, start, seconds), mel_picture(channel, rate, start, seconds)
 
 
-def wave_picture(samples: NDArray[np.float32], rate: int, start: float, seconds: float) -> Image.Image:
+def wave_picture(samples: NDArray, rate: int, start: float, seconds: float) -> Image.Image:
     """Lowest and highest of the samples [sample] of each column; the picture is ``seconds`` long, the sound begins at ``start``."""
     loudest = max(float(np.abs(samples).max(initial=0)), 0.05)  # a silent channel stays a line
     picture = Image.new("L", (COLUMNS, WAVE), 0)
@@ -128,7 +129,7 @@ def wave_picture(samples: NDArray[np.float32], rate: int, start: float, seconds:
     return shaded(np.asarray(picture, np.float32) / 255)
 
 
-def mel_picture(samples: NDArray[np.float32], rate: int, start: float, seconds: float) -> Image.Image:
+def mel_picture(samples: NDArray, rate: int, start: float, seconds: float) -> Image.Image:
     """The mel spectrogram of the samples [sample], low tones below; laid as the wave is. White is LOUDNESS below the loudest."""
     hop = max(HOP, round(seconds * rate / COLUMNS))  # of long clips only a window a column is looked at
     canvas = np.zeros((MELS, max(1, round(seconds * rate / hop))), np.float32)
@@ -153,7 +154,7 @@ def mel_bands(rate: int, size: int) -> NDArray[np.float32]:
     return np.minimum(rising, falling).clip(0, None).astype(np.float32)
 
 
-def shaded(values: NDArray[np.float32]) -> Image.Image:
+def shaded(values: NDArray) -> Image.Image:
     """Values [row, column] from 0 (QUIET) to 1 (LOUD) as a picture of 32 colours."""
     quiet, loud = (np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in (QUIET, LOUD))
     palette = np.rint(quiet + np.linspace(0, 1, 32)[:, None] * (loud - quiet)).astype(np.uint8)

@@ -93,7 +93,7 @@ def read_recordings(folder: Path, index: pandas.DataFrame) -> dict[str, Recordin
         timeline = Timeline.of_index(rows)
         recordings[str(name)] = Recording(str(name), len(rows), rows["start"].min(), rows["end"].max(), timeline)
     rows = rows_to_read(index)
-    table = index.iloc[rows].to_dict("records")
+    table: list[Any] = index.iloc[rows].to_dict("records")
     steps = zip(rows, table, strict=True)
     for row, fields in track(steps, "reading clips", len(rows), console=Console(stderr=True), transient=True):
         count(recordings[fields["recording"]], int(row), read_clip(folder, fields))
@@ -105,7 +105,7 @@ def rows_to_read(index: pandas.DataFrame, most: int = MOST_READ) -> list[int]:
     if len(index) <= most:
         return list(range(len(index)))
     chosen: list[int] = []
-    groups = index.groupby("recording", sort=False).indices
+    groups: Any = index.groupby("recording", sort=False).indices
     for name in in_turn(index):
         chosen += groups[name][: most // 2 - len(chosen)].tolist()
     return sorted({*chosen, *np.linspace(0, len(index) - 1, most - len(chosen)).round().astype(int).tolist()})

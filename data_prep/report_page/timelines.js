@@ -5,7 +5,7 @@
   const page = JSON.parse(document.getElementById("timelines-data").textContent);
   const STREAM = "#9fb3c8", NOBODY = "#9aa5b1", INK = "#616e7c", GRID = "#eef1f4";
   const VIEWS = ["#334e68", "#b44d12", "#2f855a", "#805ad5", "#b7791f", "#c53030"];
-  const ROW = { true: 13, false: 22 }, GUTTER = 170, AXIS = 34, LINE = 84;
+  const ROW = { true: 15, false: 22 }, GUTTER = 170, AXIS = 34, LINE = 84;
 
   const colour = (person) =>
     person === null ? STREAM : person < 0 ? NOBODY : page.colours[person % page.colours.length];
@@ -91,7 +91,7 @@
         }],
       },
     });
-    const time = { values: clocks, stroke: INK, grid: { stroke: GRID, width: 1 }, ticks: { stroke: "#cbd2d9", size: 4 }, size: AXIS };
+    const time = { values: clocks, stroke: INK, grid: { stroke: GRID, width: 1 }, ticks: { stroke: "#cbd2d9", size: 4 }, size: AXIS, space: 70 };
     const x = { time: false, min: all.min, max: all.max };
 
     const rows = layout(recording.lanes), height = rows.length ? rows[rows.length - 1].bottom : 10;
@@ -120,7 +120,7 @@
       const options = common(LINE + AXIS);
       // a number holds for the whole of its clip: the last one is drawn to the recording's end
       const times = [...line.times, all.max], values = names.map((name) => [...line.views[name], line.views[name].at(-1)]);
-      options.scales = { x, y: { range: (u, min, max) => uPlot.rangeNum(Math.min(min ?? 0, 0), Math.max(max ?? 1, floor ?? 0, 1e-9), 0.1, true) } };
+      options.scales = { x, y: { range: (u, min, max) => uPlot.rangeNum(Math.min(min ?? 0, 0), Math.max(max || 1, floor ?? 0), 0.1, true) } };
       options.series = [{}, ...names.map((name, k) => ({
         label: name, stroke: VIEWS[k % VIEWS.length], width: 1.5, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false },
       }))];

@@ -46,6 +46,7 @@ class Browser:
         self._to, self._back, self._rest = to, back, b""
         self._numbers = itertools.count(1)
         self._session: str | None = None
+        self._loaded = False
         self.requests: list[str] = []
         """addresses that were asked for, in their order"""
         self.complaints: list[str] = []
@@ -58,11 +59,11 @@ class Browser:
     def open(self, path: Path, width: int = 1400, height: int = 1000) -> None:
         """Loads a file and waits until all that is in it has run."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._loaded = False
         self.call("Page.navigate", url=path.resolve().as_uri())
-        ready = "document.readyState === 'complete' && new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
-        until = time.monotonic() + DEADLINE
-        while self.run("location.protocol") != "file:" or not self.run(f"{ready} && true"):
-            assert time.monotonic() < until, "the page did not load"
+        while not self._loaded:
+            self._keep(self._read())
+        self.run("new Promise(requestAnimationFrame)")
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page; a promise is waited for."""
@@ -72,9 +73,15 @@ class Browser:
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Moves the mouse from one point of the window to another, the left button held."""
-        for kind, (x, y) in (("mouseMoved", start), ("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
-            held = 0 if kind == "mouseMoved" and (x, y) == start else 1
+        steps = (
+            ("mouseMoved", start, 0),
+            ("mousePressed", start, 1),
+            ("mouseMoved", end, 1),
+            ("mouseReleased", end, 0),
+        )
+        for kind, (x, y), held in steps:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=held, clickCount=1)
+            self.run("new Promise(requestAnimationFrame)")  # a page follows the mouse a frame later
 
     def screenshot(self, path: Path, whole: bool = True) -> None:
         """The page, or what the window shows of it, as a PNG file."""
@@ -110,6 +117,8 @@ class Browser:
     def _keep(self, event: dict[str, Any]) -> None:
         about = event.get("params", {})
         match event.get("method"):
+            case "Page.loadEventFired":
+                self._loaded = True
             case "Network.requestWillBeSent":
                 self.requests.append(about["request"]["url"])
             case "Runtime.exceptionThrown":
@@ -126,7 +135,7 @@ def browser(folder: Path) -> Iterator[Browser]:
     (theirs_in, to), (back, theirs_out) = os.pipe(), os.pipe()
 
     # a shell puts the pipes at descriptors 3 and 4, where the browser looks for them
-    joined = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", "chromium", *ARGUMENTS]
+    joined = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", "chromium", *ARGUMENTS]
     process = subprocess.Popen(
         [*joined, f"--user-data-dir={folder / 'profile'}"],
         pass_fds=(theirs_in, theirs_out),
