@@ -48,9 +48,9 @@ class Browser:
         self._session: str | None = None
         self._loaded = False
         self.requests: list[str] = []
-        """addresses that were asked for, in their order"""
+        """addresses that were asked for since the page was opened"""
         self.complaints: list[str] = []
-        """what the console, uncaught errors, and the log (with what a Content-Security-Policy forbade) said"""
+        """since then: what the console, uncaught errors, and the log (with what a Content-Security-Policy forbade) said"""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -60,6 +60,7 @@ class Browser:
         """Loads a file and waits until all that is in it has run."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self._loaded = False
+        self.requests.clear(), self.complaints.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not self._loaded:
             self._keep(self._read())
