@@ -24,6 +24,7 @@ from configs import plain, write_run_record
 from data_prep.clocks import pairs
 from data_prep.config import BuildConfig
 from data_prep.decode import UnreadableError, probe
+from data_prep.given import LANDMARKS
 from data_prep.locks import locked
 from data_prep.manifest import Failure, Recording, read_manifest
 from data_prep.memory import PROBES, ClockMemory, ProbeMemory
@@ -87,11 +88,11 @@ def _note_array(config: BuildConfig) -> None:
 
 def _models(config: BuildConfig) -> Path | None:
     """The folder of the landmark models, fetched before the workers start; None where they are not needed."""
-    if config.landmarks != "mediapipe" or not {"face", "pose", "regions"} & set(config.streams):
+    if config.landmarks != "mediapipe" or not set(LANDMARKS) & set(config.streams):
         return None
     from data_prep.landmark_models import find
 
-    return find(config.models)
+    return find(config.models, hands="hands" in config.streams)
 
 
 def _progress() -> Progress:

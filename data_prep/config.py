@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Stream = Literal["video", "audio", "face", "pose", "regions"]
+Stream = Literal["video", "audio", "face", "pose", "regions", "hands"]
 
 
 @dataclass
@@ -28,6 +28,9 @@ class LandmarkConfig:
     """distance of two face embeddings (dlib's, 0 to about 1.4) below which they are one person's"""
     cell: int = 16
     """side of a cell of regions.npz in pixels of the written video"""
+
+    wearer: bool = False
+    """hands that are of nobody seen: of the wearer of a head camera, who becomes a person (true), or left out (false)"""
 
     def __post_init__(self) -> None:
         if self.max_people < 1 or self.cell < 1 or self.remember_seconds < 0:
@@ -65,9 +68,9 @@ class BuildConfig:
     crf: int = 23
     """quality of the H.264 video, 0 (lossless) to 51"""
     streams: tuple[Stream, ...] = ("video", "audio", "face", "pose", "regions")
-    """what to write; a stream that a recording lacks is absent"""
+    """what to write (there is also hands); a stream that a recording lacks is absent"""
     landmarks: Literal["mediapipe", "given", "none"] = "mediapipe"
-    """where face, pose and regions come from: measured, read from VIDEO.mp4.face.npz (pose, regions) beside it, or left out"""
+    """where face, pose, regions, hands come from: measured, read from VIDEO.mp4.face.npz (pose, ...) beside it, or left out"""
     landmark_rate: float = 8.0
     """how many instants a second are looked at for face, pose and regions"""
     sync: SyncConfig = field(default_factory=SyncConfig)

@@ -1,6 +1,6 @@
-"""Faces, poses and regions that are known already: VIDEO.mp4.face.npz, .pose.npz and .regions.npz beside VIDEO.mp4.
+"""Faces, poses, regions and hands that are known already: VIDEO.mp4.face.npz, .pose.npz, ... beside VIDEO.mp4.
 
-They hold the members of face.npz, pose.npz and regions.npz with times on the file's own clock, for the whole file.
+They hold the members of face.npz, pose.npz, regions.npz and hands.npz with times on the file's own clock, for the whole file.
 Motion in regions is measured where the file does not hold it.
 """
 
@@ -17,7 +17,7 @@ from data_prep.clips import Window
 from data_prep.decode import TOLERANCE
 
 Arrays = dict[str, np.ndarray]
-STREAMS = ("face", "pose", "regions")
+LANDMARKS = ("face", "pose", "regions", "hands")
 
 
 class GivenError(Exception):
@@ -34,7 +34,7 @@ class GivenLandmarks:
 
     def __init__(self, video: Path, at: Callable[[Any], Any], streams: tuple[str, ...]) -> None:
         self._streams: dict[str, Arrays] = {}
-        for stream in STREAMS:
+        for stream in LANDMARKS:
             path = sidecar(video, stream)
             if stream in streams and path.is_file():
                 self._streams[stream] = _load(path, at)

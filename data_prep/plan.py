@@ -18,7 +18,7 @@ from data_prep.clips import clip_windows
 from data_prep.clocks import Clocks, NoClockError, Probes, clock_of, place, readable
 from data_prep.config import BuildConfig
 from data_prep.decode import Probe
-from data_prep.given import STREAMS, sidecar
+from data_prep.given import LANDMARKS, sidecar
 from data_prep.manifest import Failure, Recording, Source
 from data_prep.ranges import Range, cut
 from data_prep.samples import PlannedRecording, tool_versions
@@ -177,7 +177,7 @@ def _given(source: Source, config: BuildConfig) -> list[str]:
     """sha256 of the landmarks beside a file, where they are used."""
     if config.landmarks != "given":
         return []
-    paths = [sidecar(source.path, stream) for stream in STREAMS]
+    paths = [sidecar(source.path, stream) for stream in LANDMARKS]
     return [_sha256(path) for path in paths]
 
 

@@ -17,7 +17,7 @@ from data_prep.faces import Face, picture, quiet
 from data_prep.landmark_models import POSE
 
 KEYPOINTS = 33
-NOSE, HEAD, SHOULDERS = 0, slice(0, 11), [11, 12]  # indices of the 33 keypoints
+NOSE, HEAD, SHOULDERS, WRISTS = 0, slice(0, 11), [11, 12], [15, 16]  # indices of the 33 keypoints
 
 # The crops around a face, in sides of its box beyond the box: (left and right, above, below). The first shows the whole
 # body, and was right for everybody in photos of two to six people; the next ones leave out what confuses it there.

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep.clips import Window
 from data_prep.config import BuildConfig
-from data_prep.given import Arrays
+from data_prep.given import LANDMARKS, Arrays
 from data_prep.manifest import Recording, Region, View, member_name
 from data_prep.shards import SCHEMA, decode_npz, encode_npz, sample_key
 from data_prep.spill import Spill
@@ -99,7 +99,13 @@ class Samples:
                     self._spill.put(index, f"{view}-{number}.{STREAMS}", json.dumps(part.streams).encode())
 
     def _note_seats(self, view: int, landmarks: dict[str, Arrays]) -> None:
-        for person, taken in seats_taken(landmarks, self._planned.views[view].view.participants).items():
+        participants = self._planned.views[view].view.participants
+        seats = seats_taken(landmarks, participants)
+        if self._config.people.wearer and len(participants) == 1 and participants[0].seat is None:
+            wearer = self.readers[view].wearer  # a head camera's one participant wears it
+            looks = np.count_nonzero(landmarks["hands"]["person"] == wearer) if "hands" in landmarks else 0
+            seats = {} if wearer is None else {wearer: Counter({participants[0].id: looks})}
+        for person, taken in seats.items():
             self._seats[view, person] = self._seats.get((view, person), Counter()) + taken
 
     def close(self) -> None:
@@ -162,7 +168,7 @@ class Samples:
         """What meta.json says of a view: of several chapter files, the last one that has begun when the clip begins."""
         begun = [file for file in planned.files if file.offset <= clip.start]
         file = begun[-1] if begun else planned.files[0]
-        measured = any(stream in streams for stream in ("face", "pose", "regions"))
+        measured = any(stream in streams for stream in LANDMARKS)
         source = {"mediapipe": f"mediapipe {tool_versions()['mediapipe']}", "given": "given"}.get(
             self._config.landmarks
         )

@@ -28,7 +28,7 @@ from data_prep.clips import (
 )
 from data_prep.config import BuildConfig
 from data_prep.decode import Damage, Event, Probe, read
-from data_prep.given import Arrays, GivenLandmarks, with_motion
+from data_prep.given import LANDMARKS, Arrays, GivenLandmarks, with_motion
 from data_prep.manifest import Source, View
 from data_prep.virtual import within
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 Eye = Callable[[float, Shown], Any]
 """Looks at a picture at a time."""
-LANDMARKS = ("face", "pose", "regions")
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,8 @@ class ViewReader:
         short_side = self._config.short_side
         written = picture_size(first, short_side)
         regions = [(region.box, picture_size(first, short_side, region.box)) for region in self._regions]
-        analyzer = ViewAnalyzer(self._config.people, self._models, self._config.landmark_rate, written, regions)
+        hands = "hands" in self._config.streams
+        analyzer = ViewAnalyzer(self._config.people, self._models, self._config.landmark_rate, written, regions, hands)
         self._open.append(analyzer)
         return lambda time, shown: analyzer.look(time, shown.upright)
 
@@ -191,6 +191,11 @@ class ViewReader:
     def tracks(self) -> list[Track]:
         """The tracks of the people seen so far, by the number that face and pose rows carry."""
         return [track for analyzer in self._open for track in analyzer.tracker.tracks]
+
+    @property
+    def wearer(self) -> int | None:
+        """The track of the camera's wearer, where hands of nobody seen are that person's and some were."""
+        return next((analyzer.tracker.wearer for analyzer in self._open), None)
 
     def close(self) -> None:
         """Gives back the memory of the landmark models."""

@@ -18,4 +18,4 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def models() -> Path:
     """The folder of the landmark models."""
-    return landmark_models.find()
+    return landmark_models.find(hands=True)

@@ -88,7 +88,7 @@ def test_models_are_taken_out_of_wheels_where_the_vendor_is_out_of_reach(fetched
     folder, said, _ = fetched
     assert landmark_models.find(folder) == folder
     assert sorted(path.name for path in folder.iterdir()) == sorted(landmark_models.FINISHED)
-    assert "downloading 14 MB" in said
+    assert "downloading 22 MB" in said
     assert "out of reach" in said
     assert "54 MB" in said
     assert str(folder) in said
