@@ -115,7 +115,7 @@ class _Shelf:
 def _build_recording(planned: PlannedRecording, task: UnitTask, shelf: _Shelf, report: Report) -> list[Failure]:
     """Writes the samples of a recording as far as it goes, and says what was wrong with it."""
     report((planned.recording.name, 0.0))
-    with closing(Spill(task.config.out / STATE)) as spill:
+    with closing(Spill(workplace(task.config))) as spill:
         samples, read, failures = _read_recording(planned, task, spill, report)
         for index in range(read):
             assert samples is not None

@@ -128,7 +128,12 @@ class ViewReader:
             for region in self._regions
             if self._video
         ]
-        self._audio = AudioCutter(clips, len(planned.view.participants)) if "audio" in config.streams else None
+        sound = any(
+            file.probed.audio for file in planned.files
+        )  # waiting for sound, a silent film would be read to its end
+        self._audio = (
+            AudioCutter(clips, len(planned.view.participants)) if sound and "audio" in config.streams else None
+        )
         self._open: list[Any] = []
         self._given: list[GivenLandmarks] = []
         self._looker: Looker | None = None
