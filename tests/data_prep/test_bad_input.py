@@ -158,7 +158,8 @@ def test_each_kind_comes_out_right_or_is_one_line(name: str, matrix: Matrix) -> 
     if video and kind.grey:
         shown = shown_at(name)
         for start, greys in zip(result.starts, result.greys, strict=False):
-            times = [max(t for t in shown if t <= start + k / 10 + 1e-3) for k in range(len(greys))]
+            # a frame shows what is seen in the middle of its time
+            times = [max(t for t in shown if t <= start + (k + 0.5) / 10 + 1e-3) for k in range(len(greys))]
             np.testing.assert_allclose(greys, [level(t) for t in times], atol=6)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,12 @@ import pytest
 import soundfile
 
 from configs import UserError
-from data_prep.build import _build_all, _progress, build
+from data_prep.build import build
 from data_prep.config import BuildConfig
 from data_prep.decode import probe
 from data_prep.manifest import read_manifest
 from data_prep.plan import plan
-from data_prep.pool import Pool, Report
 from data_prep.shards import decode_npz, read_index, read_sample
-from data_prep.units import build_unit
 from tests.data_prep.media import level, onsets, tone_times, write_media
 
 SMALL: dict[str, Any] = {
@@ -334,31 +330,6 @@ def test_damaged_landmarks_are_a_line(tmp_path: Path) -> None:
     (line,) = failures(tmp_path / "out")
     assert (line["recording"], line["path"]) == ("a", "a.mkv.face.npz")
     assert list(read_index(tmp_path / "out").recording) == ["b"]
-
-
-def build_or_crash(task: Any, report: Report) -> dict[str, Any]:
-    """A unit's work on a machine where the recording b kills whatever decodes it."""
-    for planned in task.unit.recordings:
-        report((planned.recording.name, 0.0))
-        if planned.recording.name == "b" and not task.unit.skip:
-            os.kill(os.getpid(), signal.SIGSEGV)
-    return build_unit(task, report)
-
-
-def test_a_crash_costs_its_recording_only(tmp_path: Path) -> None:
-    for name in "abc":
-        write_media(tmp_path / "in" / f"{name}.mkv", 2.0, audio=0)
-    config = BuildConfig(tmp_path / "in", tmp_path / "out", **SMALL)
-    (config.out / ".build").mkdir(parents=True)
-    recordings, _ = read_manifest(config.manifest)
-    files = [source.path for recording in recordings for view in recording.views for source in view.sources]
-    units, _ = plan(recordings, {path: probe(path) for path in files}, {}, config)
-    with Pool(build_or_crash, 1, 60.0, []) as pool, _progress() as progress:
-        (record,) = _build_all(units, config, None, pool, progress).values()
-    assert [row["recording"] for row in record["rows"]] == ["a", "c"]
-    (line,) = record["failures"]
-    assert line["recording"] == "b"
-    assert "SIGSEGV" in line["reason"]
 
 
 def test_what_nobody_can_build_is_said_in_one_line(tmp_path: Path) -> None:

@@ -77,3 +77,33 @@ def _alive(process: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def grow(task: Any, report: Report) -> int:
+    """Takes the megabytes that the task says."""
+    report(len(bytearray(task << 20)))
+    return task
+
+
+def test_a_task_that_takes_too_much_memory_costs_itself() -> None:
+    with Pool(grow, 1, 30.0, [], memory=1 << 30) as pool:
+        news = [(n.task, n.kind, type(n.value)) for n in pool.run([10, 4000, 20]) if n.kind != "note"]
+    assert news == [(10, "done", int), (4000, "error", MemoryError), (20, "done", int)]
+
+
+class OddError(Exception):
+    """Cannot be made again out of its arguments, which is how errors come to the parent."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+def fail(task: Any, report: Report) -> None:
+    raise OddError("too", " odd")
+
+
+def test_an_error_that_does_not_travel_comes_as_text() -> None:
+    with Pool(fail, 1, 30.0, []) as pool:
+        (news,) = pool.run([1])
+    assert news.kind == "error"
+    assert str(news.value) == "OddError: too odd"
