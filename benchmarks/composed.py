@@ -128,7 +128,9 @@ def write_view(path: Path, view: View, people: Sequence[Pictures], shown: Sequen
     end = max(one.end for one in shown if one.view == view.name)
     noise = np.random.default_rng(0).integers(90, 110, (view.side, view.side * view.squares, 3), np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "18", "preset": "veryfast"})
+        options = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}  # the same bytes each time
+        stream = container.add_stream("libx264", rate=Fraction(FPS), options=options)
+        stream.codec_context.thread_count = 1
         stream.width, stream.height, stream.pix_fmt = view.side * view.squares, view.side, "yuv420p"
         for index in range(round(end * FPS)):
             picture = noise.copy()

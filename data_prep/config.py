@@ -75,6 +75,8 @@ class BuildConfig:
     """how many instants a second are looked at for face, pose and regions"""
     sync: SyncConfig = field(default_factory=SyncConfig)
     """how the clocks of views are compared where the manifest gives no offset"""
+    speech: bool = True
+    """find out when somebody speaks on each channel of the sound, and who: `speech` in meta.json"""
     people: LandmarkConfig = field(default_factory=LandmarkConfig)
     """how faces, poses and regions are found (landmarks: mediapipe)"""
     models: Path | None = None

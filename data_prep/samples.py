@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from data_prep.shards import SCHEMA, decode_npz, encode_npz, sample_key
 from data_prep.spill import Spill
 from data_prep.views import PlannedView, ViewReader
 from data_prep.who_is_who import Place, join_tracks, seats_taken
+
+if TYPE_CHECKING:
+    from data_prep.speakers import Speakers
 
 STREAMS = "streams.json"
 """In the temporary file: what meta.json says of a view's streams in a clip."""
@@ -56,7 +59,7 @@ class Sample(NamedTuple):
 def tool_versions() -> dict[str, str]:
     """Versions of what decides about the bytes of a sample."""
     versions = {}
-    for package in ("kinesic", "av", "numpy", "soundfile", "mediapipe", "trackers", "dlib-bin"):
+    for package in ("kinesic", "av", "numpy", "soundfile", "mediapipe", "trackers", "dlib-bin", "silero-vad"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -79,16 +82,28 @@ class Samples:
         self._seats: dict[Place, Counter[str]] = {}
         self._people: dict[Place, int] = {}
         self._participants: dict[int, str] = {}
+        self._ids = 0
         if config.landmarks == "given":
             self._participants = dict(enumerate(planned.recording.participants))
+            self._ids = len(self._participants)
+        self._speakers: Speakers | None = None
+        sound = any(file.probed.audio for view in planned.views for file in view.files)
+        if config.speech and sound and "audio" in config.streams:
+            from data_prep.speakers import Speakers  # here: it needs torch
+
+            pictures = [any(file.probed.video for file in view.files) for view in planned.views]
+            self._speakers = Speakers([view.view for view in planned.views], pictures)
 
     def read(self, index: int) -> None:
-        """Decodes a clip and looks at it. Clips are read in order."""
+        """Decodes a clip, looks at it and listens to it. Clips are read in order."""
+        clip = self._planned.clips[index]
         for view, reader in enumerate(self.readers):
             self._at = view
             parts = reader.parts(index)
             if self._config.landmarks == "mediapipe":
                 self._note_seats(view, parts[0].landmarks)
+            if self._speakers is not None and (flac := parts[0].part.members.get("audio.flac")):
+                self._speakers.hear(view, clip.start + parts[0].part.streams["audio"]["start"], flac)
             for number, (part, landmarks) in enumerate(parts):
                 for stream, arrays in landmarks.items():
                     part.members[f"{stream}.npz"] = encode_npz(arrays)
@@ -114,6 +129,13 @@ class Samples:
             tracks = [reader.tracks for reader in self.readers]
             persons, self._participants = join_tracks(tracks, self._seats, self._config.people.face_distance)
             self._people = {place: number for number, places in enumerate(persons) for place in places}
+            self._ids = len(persons)
+        if self._speakers is not None:
+            self._speakers.settle()
+            for name in self._speakers.owners().values():  # who is only heard is a person too
+                if name not in self._participants.values():
+                    self._participants[self._ids] = name
+                    self._ids += 1
         for reader in self.readers:
             reader.close()
 
@@ -128,6 +150,7 @@ class Samples:
         members: dict[str, bytes] = {}
         views: dict[str, dict[str, Any]] = {}
         seen: set[int] = set()
+        rows: list[Arrays] = []
         for key, content in self._spill.get(index).items():
             where, _, member = key.partition(".")
             number, part = (int(digits) for digits in where.split("-"))
@@ -141,13 +164,18 @@ class Samples:
                 arrays["person"] = self._numbered(number, arrays["person"])
                 seen |= set(arrays["person"].tolist())
                 content = encode_npz(arrays)
+                rows += [arrays] if not part else []
             members[f"{name}.{member}"] = content
         if not members:
             return None
+        speech = None
+        if self._speakers is not None:
+            speech = self._speakers.of_clip(clip, rows, {name: number for number, name in self._participants.items()})
+            seen |= {entry["person"] for entry in speech if entry["person"] is not None}
         people = [
             {"id": person, "participant": self._participants.get(person)} for person in sorted(seen | self._known())
         ]
-        return self._sample(clip, members, views, people)
+        return self._sample(clip, members, views, people, speech)
 
     def _known(self) -> set[int]:
         """People who are there whether they are seen or not: with given landmarks the manifest's participants."""
@@ -183,7 +211,14 @@ class Samples:
             "streams": streams,
         }
 
-    def _sample(self, clip: Window, members: dict[str, bytes], views: dict[str, Any], people: list[dict]) -> Sample:
+    def _sample(
+        self,
+        clip: Window,
+        members: dict[str, bytes],
+        views: dict[str, Any],
+        people: list[dict],
+        speech: list[dict] | None,
+    ) -> Sample:
         recording = self._planned.recording
         key = sample_key(self._planned.key_base, clip.start)
         meta = {
@@ -194,6 +229,7 @@ class Samples:
             "end": clip.end,
             "split": recording.split,
             "people": people,
+            **({} if speech is None else {"speech": speech}),
             "extra": recording.extra,
             "views": views,
             "versions": tool_versions(),
