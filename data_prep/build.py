@@ -11,6 +11,7 @@ import csv
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields, replace
 from pathlib import Path
@@ -30,12 +31,13 @@ from data_prep.manifest import Failure, Recording, read_manifest
 from data_prep.memory import PROBES, ClockMemory, ProbeMemory
 from data_prep.plan import Unit, plan
 from data_prep.pool import KILLED, News, Pool, Report
+from data_prep.quality import Dropped
 from data_prep.ranges import Range, cut, share
 from data_prep.shards import INDEX, write_index
 from data_prep.sync import Clock, Pair, SyncTask, measure
 from data_prep.units import STATE, UnitTask, build_unit, whole, workplace
 
-FAILURES = "failures.csv"
+FAILURES, DROPPED = "failures.csv", "dropped.csv"
 ARRAY = "array.yaml"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """Errors of writing, whichever task meets them."""
@@ -71,10 +73,12 @@ def publish(config: BuildConfig, units: list[Unit], records: dict[str, dict[str,
     """Writes index, failures and settings of a build whose units are all whole; returns 0, or 3 where there are failures."""
     failures = failures + [Failure(**failure) for unit in units for failure in records[unit.name]["failures"]]
     rows = [row for unit in units for row in records[unit.name]["rows"]]
-    _write_failures(config.out, failures)
+    dropped = [Dropped(**clip) for unit in units for clip in records[unit.name]["dropped"]]
+    _write_table(config.out / FAILURES, Failure, failures)
+    _write_table(config.out / DROPPED, Dropped, dropped)
     write_run_record(config.out, config)
     write_index(config.out, rows)
-    _summarize(config.out, rows, failures)
+    _summarize(config.out, rows, failures, dropped)
     return 3 if failures else 0
 
 
@@ -88,7 +92,7 @@ def _note_array(config: BuildConfig) -> None:
 
 def _models(config: BuildConfig) -> Path | None:
     """The folder of the landmark models, fetched before the workers start; None where they are not needed."""
-    if config.landmarks != "mediapipe" or not set(LANDMARKS) & set(config.streams):
+    if config.landmarks != "mediapipe" or not (config.blur_faces or set(LANDMARKS) & set(config.streams)):
         return None
     from data_prep.landmark_models import find
 
@@ -231,13 +235,14 @@ def _without(unit: Unit, name: str, reason: str) -> Unit:
     return replace(unit, skip=(*unit.skip, *lines))
 
 
-def _write_failures(out: Path, failures: list[Failure]) -> None:
-    temporary = out / f".{FAILURES}.tmp"
+def _write_table(path: Path, kind: type, lines: Sequence[Any]) -> None:
+    """A CSV file with a line each of a dataclass."""
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(Failure))
-        writer.writerows(astuple(failure) for failure in failures)
-    temporary.replace(out / FAILURES)
+        writer.writerow(field.name for field in fields(kind))
+        writer.writerows(astuple(line) for line in lines)
+    temporary.replace(path)
 
 
 def _summarize_task(
@@ -249,7 +254,7 @@ def _summarize_task(
     print(f"when all tasks are: kinesic data_prep merge {config.out}")
 
 
-def _summarize(out: Path, rows: list[dict[str, Any]], failures: list[Failure]) -> None:
+def _summarize(out: Path, rows: list[dict[str, Any]], failures: list[Failure], dropped: list[Dropped]) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     hours = sum(row["end"] - row["start"] for row in rows) / 3600
     megabytes = sum(row["length"] for row in rows) / 1e6
@@ -258,6 +263,10 @@ def _summarize(out: Path, rows: list[dict[str, Any]], failures: list[Failure]) -
     console.print(
         f"{out}: {recordings} recordings, {len(rows)} clips, {hours:.2f} h, {shards} shards, {megabytes:.0f} MB"
     )
+    if dropped:
+        why = Counter(reason.split()[0] for clip in dropped for reason in clip.reason.split("; "))
+        listed = ", ".join(f"{name} {count}" for name, count in why.most_common())
+        console.print(f"{len(dropped)} clips left out by the filters ({listed}): {out / DROPPED}")
     for failure in failures[:20]:
         where = " ".join(
             filter(None, [failure.recording, failure.view if failure.view != "main" else "", failure.path])

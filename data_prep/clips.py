@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -22,7 +23,12 @@ from numpy.typing import NDArray
 
 from data_prep.decode import TOLERANCE, Probe
 from data_prep.manifest import WHOLE, Box
+from data_prep.quality import PictureMeter, sound_quality
 from data_prep.sound import Piece, SoundLine
+
+if TYPE_CHECKING:
+    from data_prep.blur import FaceBlur
+    from data_prep.config import BuildConfig
 
 SAMPLE_RATE = 16000
 SHORTEST = 1.0
@@ -161,10 +167,21 @@ def picture(
         frame = av.VideoFrame.from_ndarray(upright, "rgb24")
     if form != "yuv420p":
         return frame.reformat(*size, form, interpolation=Interpolation.AREA, threads=1)
+    return as_written(frame, size)
+
+
+def as_written(frame: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
+    """A frame in a size as yuv420p, BT.601 in studio range."""
     space, levels = Colorspace.ITU601, ColorRange.MPEG
     return frame.reformat(
-        *size, form, interpolation=Interpolation.AREA, dst_colorspace=space, dst_color_range=levels, threads=1
+        *size, "yuv420p", interpolation=Interpolation.AREA, dst_colorspace=space, dst_color_range=levels, threads=1
     )
+
+
+def luma(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """The brightness [height, width] of a yuv420p frame."""
+    plane = frame.planes[0]
+    return np.frombuffer(bytes(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
 
 
 class ClipVideo:
@@ -199,37 +216,49 @@ class ClipVideo:
 
 @dataclass
 class Part:
-    """What one view gives to one clip: members without the view's name, and what meta.json says of each stream."""
+    """What one view gives to one clip: members without the view's name, and what meta.json says of each stream and of all."""
 
     members: dict[str, bytes] = field(default_factory=dict)
     streams: dict[str, dict[str, float]] = field(default_factory=dict)
+    quality: dict[str, float] = field(default_factory=dict)
 
 
 class VideoCutter:
-    """Frames in, one MP4 a clip out."""
+    """Frames in, one MP4 a clip out.
 
-    def __init__(self, clips: list[Window], fps: float, short_side: int, crf: int, box: Box = WHOLE) -> None:
-        self._clips, self._short_side, self._crf, self._box = clips, short_side, crf, box
-        self._fps = Fraction(fps).limit_denominator(1001)
+    box: what of the picture is written. blur: hides the faces in it, as soon as it knows the look after each frame.
+    """
+
+    def __init__(
+        self, clips: list[Window], config: BuildConfig, box: Box = WHOLE, blur: FaceBlur | None = None
+    ) -> None:
+        self._clips, self._short_side, self._crf, self._box = clips, config.short_side, config.crf, box
+        self._fps = Fraction(config.fps).limit_denominator(1001)
+        self._measured_every = max(1, round(config.fps / config.landmark_rate))
+        self._blur = blur
+        self._waiting: deque[tuple[Instant, av.VideoFrame]] = deque()  # for the look after
         self._held = Held(frame_instants(clips, self._fps))
         self._size: tuple[int, int] | None = None
         self._scaled: tuple[Shown, av.VideoFrame] | None = None
         self._clip, self._start = -1, 0.0
         self._video: ClipVideo | None = None
+        self._meter = PictureMeter()
         self._parts: dict[int, Part] = {}
 
     @property
     def complete(self) -> float:
         """Clips before this one are complete."""
-        return self._held.complete
+        return min(self._held.complete, self._waiting[0][0].clip if self._waiting else math.inf)
 
     def push(self, time: float, shown: Shown) -> None:
         """Takes a frame that appears at ``time`` on the recording's clock."""
-        self._write(self._held.push(time, shown))
+        self._scale(self._held.push(time, shown))
+        self._release()
 
     def pause(self, end: float) -> None:
         """The file is over, its last frame is seen until ``end``; another may follow."""
-        self._write(self._held.pause(end))
+        self._scale(self._held.pause(end))
+        self._release(all_of_it=True)
 
     def part(self, clip: int) -> Part:
         """Takes out a complete clip; without a picture in it, it is empty."""
@@ -237,24 +266,35 @@ class VideoCutter:
             self._close()
         return self._parts.pop(clip, Part())
 
-    def _write(self, frames: Iterator[tuple[Instant, Shown]]) -> None:
+    def _scale(self, frames: Iterator[tuple[Instant, Shown]]) -> None:
         for instant, shown in frames:
             self._size = self._size or picture_size(shown, self._short_side, self._box)
+            if self._scaled is None or self._scaled[0] is not shown:  # a frame that is held is scaled once
+                self._scaled = shown, picture(shown, self._size, "yuv420p", self._box)
+            self._waiting.append((instant, self._scaled[1]))
+
+    def _release(self, all_of_it: bool = False) -> None:
+        while self._waiting and (all_of_it or self._blur is None or self._blur.ready(self._waiting[0][0].time)):
+            instant, frame = self._waiting.popleft()
             since = instant.time - self._clips[instant.clip].start - float(1 / (2 * self._fps))
             if instant.clip != self._clip or self._video is None:
                 self._close()
                 self._clip, self._start = instant.clip, since
-                self._video = ClipVideo(self._size, self._fps, self._crf)
-            if self._scaled is None or self._scaled[0] is not shown:  # a frame that is held is scaled once
-                self._scaled = shown, picture(shown, self._size, "yuv420p", self._box)
+                self._video, self._meter = ClipVideo((frame.width, frame.height), self._fps, self._crf), PictureMeter()
+            if self._video.frames % self._measured_every == 0:
+                self._meter.add(instant.time, luma(frame))
+            if self._blur is not None:
+                frame = self._blur.hide(instant.time, frame, self._box)
             while self._video.frames <= round((since - self._start) * self._fps):
-                self._video.add(self._scaled[1])  # more than once only after a hole between two files of a view
+                self._video.add(frame)  # more than once only after a hole between two files of a view
 
     def _close(self) -> None:
         if self._video is not None:
             (width, height), start = self._video.size, round(self._start, 6)
             about = {"start": start, "rate": float(self._fps), "width": width, "height": height}
-            self._parts[self._clip] = Part({"video.mp4": self._video.close()}, {"video": about})
+            if self._blur is not None:
+                about["blurred"] = True
+            self._parts[self._clip] = Part({"video.mp4": self._video.close()}, {"video": about}, self._meter.result())
             self._video = None
 
 
@@ -303,4 +343,5 @@ class AudioCutter:
         soundfile.write(buffer, integers.T, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         begins = self._line.begin + start / SAMPLE_RATE - self._clips[clip].start
         about = {"start": round(max(0.0, begins), 6), "rate": SAMPLE_RATE, "channels": len(sound)}
-        return Part({"audio.flac": buffer.getvalue()}, {"audio": about})
+        quality = sound_quality(integers, SAMPLE_RATE)
+        return Part({"audio.flac": buffer.getvalue()}, {"audio": about}, quality)

@@ -52,6 +52,24 @@ class SyncConfig:
 
 
 @dataclass
+class FilterConfig:
+    """Which clips are left out, by the best of their views (data_prep/quality.py says what the numbers are)."""
+
+    min_faces: float | None = None
+    """share of the looks with a face, 0 to 1"""
+    min_sharpness: float | None = None
+    """variance of the Laplacian"""
+    max_black: float | None = None
+    """share of black pictures, 0 to 1"""
+    max_frozen: float | None = None
+    """share of pictures that stand still for a second or more, 0 to 1"""
+    max_clipping: float | None = None
+    """share of samples at full scale, 0 to 1"""
+    max_silence: float | None = None
+    """share of the time without any sound, 0 to 1"""
+
+
+@dataclass
 class BuildConfig:
     """Recordings -> shards."""
 
@@ -79,6 +97,10 @@ class BuildConfig:
     """find out when somebody speaks on each channel of the sound, and who: `speech` in meta.json"""
     people: LandmarkConfig = field(default_factory=LandmarkConfig)
     """how faces, poses and regions are found (landmarks: mediapipe)"""
+    blur_faces: bool = False
+    """hide every face in the written video (landmarks: mediapipe); what is measured is measured before"""
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    """clips to leave out; dropped.csv tells which, and why"""
     models: Path | None = None
     """folder of the landmark models; else KINESIC_MODELS, else a cache that is filled at the first build"""
     shard_minutes: float = 10.0
@@ -118,6 +140,10 @@ class BuildConfig:
         if self.memory_gb < 2 or self.deadline_seconds < 1:
             raise ValueError(
                 "memory_gb must be 2 or more (MediaPipe and its libraries take 1.5), deadline_seconds 1 or more"
+            )
+        if self.blur_faces and self.landmarks != "mediapipe":
+            raise ValueError(
+                f"blur_faces finds the faces itself: it goes with landmarks: mediapipe, not {self.landmarks}"
             )
         if not self.streams:
             raise ValueError("streams is empty: there would be nothing to write")

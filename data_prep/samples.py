@@ -20,6 +20,7 @@ from data_prep.clips import Window
 from data_prep.config import BuildConfig
 from data_prep.given import LANDMARKS, Arrays
 from data_prep.manifest import Recording, Region, View, member_name
+from data_prep.quality import face_share, of_clip
 from data_prep.shards import SCHEMA, decode_npz, encode_npz, sample_key
 from data_prep.spill import Spill
 from data_prep.views import PlannedView, ViewReader
@@ -28,8 +29,8 @@ from data_prep.who_is_who import Place, join_tracks, seats_taken
 if TYPE_CHECKING:
     from data_prep.speakers import Speakers
 
-STREAMS = "streams.json"
-"""In the temporary file: what meta.json says of a view's streams in a clip."""
+ABOUT = "about.json"
+"""In the temporary file: what meta.json says of a view's streams in a clip, and of its quality."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,13 @@ class Samples:
                 for stream, arrays in landmarks.items():
                     part.members[f"{stream}.npz"] = encode_npz(arrays)
                     part.streams[stream] = {"start": round(float(arrays["times"][0]), 6), "rate": self._rate(arrays)}
+                if "face" in landmarks:
+                    part.quality |= face_share(landmarks["face"])
                 if part.members:
                     for member, content in part.members.items():
                         self._spill.put(index, f"{view}-{number}.{member}", content)
-                    self._spill.put(index, f"{view}-{number}.{STREAMS}", json.dumps(part.streams).encode())
+                    about = {"streams": part.streams, "quality": part.quality}
+                    self._spill.put(index, f"{view}-{number}.{ABOUT}", json.dumps(about).encode())
 
     def _note_seats(self, view: int, landmarks: dict[str, Arrays]) -> None:
         participants = self._planned.views[view].view.participants
@@ -157,7 +161,7 @@ class Samples:
             planned = self._planned.views[number]
             region = planned.view.regions[part - 1] if part else None
             name = member_name(planned.view.region_view(region) if region else planned.view.name)
-            if member == STREAMS:
+            if member == ABOUT:
                 views[name] = self._about_view(planned, json.loads(content), clip) | _about_region(planned.view, region)
                 continue
             if member.endswith(".npz") and "person" in (arrays := decode_npz(content)):
@@ -192,11 +196,11 @@ class Samples:
         times = arrays["times"]
         return round(float(1 / np.median(np.diff(times))), 3) if len(times) > 1 else self._config.landmark_rate
 
-    def _about_view(self, planned: PlannedView, streams: dict[str, Any], clip: Window) -> dict[str, Any]:
+    def _about_view(self, planned: PlannedView, about: dict[str, Any], clip: Window) -> dict[str, Any]:
         """What meta.json says of a view: of several chapter files, the last one that has begun when the clip begins."""
         begun = [file for file in planned.files if file.offset <= clip.start]
         file = begun[-1] if begun else planned.files[0]
-        measured = any(stream in streams for stream in LANDMARKS)
+        measured = any(stream in about["streams"] for stream in LANDMARKS)
         source = {"mediapipe": f"mediapipe {tool_versions()['mediapipe']}", "given": "given"}.get(
             self._config.landmarks
         )
@@ -208,7 +212,7 @@ class Samples:
             "confidence": file.confidence,
             "participants": [participant.id for participant in planned.view.participants],
             "landmarks": source if measured else None,
-            "streams": streams,
+            **about,
         }
 
     def _sample(
@@ -241,6 +245,7 @@ class Samples:
             "end": clip.end,
             "split": recording.split,
             "people": [person["participant"] or str(person["id"]) for person in people],
+            **of_clip(view["quality"] for view in views.values()),
         }
         return Sample(key, members, row)
 

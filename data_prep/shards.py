@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 INDEX = "index.parquet"
+QUALITY = ("sharpness", "black", "frozen", "clipping", "silence", "faces")
+"""Columns of the index: data_prep/quality.py says what they are."""
 _LONGEST_NAME = 64
 
 
@@ -156,6 +158,7 @@ def index_schema() -> pyarrow.Schema:
             ("end", pa.float64()),
             ("split", pa.string()),
             ("people", pa.list_(pa.string())),
+            *((name, pa.float64()) for name in QUALITY),
             ("offset", pa.int64()),
             ("length", pa.int64()),
             ("sha256", pa.string()),
@@ -178,8 +181,9 @@ def read_index(folder: Path) -> pandas.DataFrame:
     """The table of a folder's samples: a row a sample, in the order of the shards.
 
     Columns: key, shard (file name), recording, start, end (seconds on the recording's clock), split, people (a string
-    a person: the participant, else the person's id), offset and length (bytes in the shard), sha256 (over names and
-    contents of the members), members (names). Raises UserError where the folder has no index, or a damaged one.
+    a person: the participant, else the person's id), those of QUALITY (null where not measured), offset and length (bytes
+    in the shard), sha256 (over names and contents of the members), members (names). Raises UserError where the folder has
+    no index, or a damaged one.
     """
     import pandas
     import pyarrow

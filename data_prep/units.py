@@ -21,6 +21,7 @@ from data_prep.given import GivenError
 from data_prep.manifest import Failure
 from data_prep.plan import Unit
 from data_prep.pool import Report
+from data_prep.quality import Dropped, reasons_to_drop
 from data_prep.samples import PlannedRecording, Samples
 from data_prep.shards import ShardWriter
 from data_prep.spill import Spill
@@ -67,17 +68,20 @@ def build_unit(task: UnitTask, report: Report) -> dict[str, Any]:
     """
     unit, out = task.unit, task.config.out
     shards, rows = {}, []
-    failures = list(unit.skip)
+    failures, dropped = list(unit.skip), []
     skipped = {failure.recording for failure in unit.skip}
     shelf = _Shelf(unit, task.config)
     try:
         for planned in unit.recordings:
             if planned.recording.name not in skipped:
-                failures += _build_recording(planned, task, shelf, report)
+                faults, clips = _build_recording(planned, task, shelf, report)
+                failures += faults
+                dropped += clips
         shards, rows = shelf.close()
     finally:
         shelf.discard()
-    record = {"shards": shards, "rows": rows, "failures": [asdict(failure) for failure in failures]}
+    record = {"shards": shards, "rows": rows}
+    record |= {"failures": [asdict(failure) for failure in failures], "dropped": [asdict(clip) for clip in dropped]}
     temporary = workplace(task.config) / f"{unit.name}.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(record, ensure_ascii=False))
     temporary.replace(record_path(out, unit))
@@ -112,18 +116,24 @@ class _Shelf:
             writer.discard()
 
 
-def _build_recording(planned: PlannedRecording, task: UnitTask, shelf: _Shelf, report: Report) -> list[Failure]:
-    """Writes the samples of a recording as far as it goes, and says what was wrong with it."""
+def _build_recording(
+    planned: PlannedRecording, task: UnitTask, shelf: _Shelf, report: Report
+) -> tuple[list[Failure], list[Dropped]]:
+    """Writes the samples of a recording as far as it goes; says what was wrong with it and what the filters left out."""
+    dropped = []
     report((planned.recording.name, 0.0))
     with closing(Spill(workplace(task.config))) as spill:
         samples, read, failures = _read_recording(planned, task, spill, report)
         for index in range(read):
             assert samples is not None
             sample = samples.clip(index)
-            if sample is not None:
+            if sample is not None and (reasons := reasons_to_drop(task.config.filters, sample.row)):
+                row = sample.row
+                dropped.append(Dropped(row["recording"], row["start"], row["end"], "; ".join(reasons)))
+            elif sample is not None:
                 shelf.writer(index // task.unit.shard_clips if task.unit.shard_clips else 0).write(*sample)
             report((planned.recording.name, 0.0))
-    return failures
+    return failures, dropped
 
 
 def _read_recording(

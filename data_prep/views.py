@@ -33,6 +33,8 @@ from data_prep.manifest import Source, View
 from data_prep.virtual import within
 
 if TYPE_CHECKING:
+    from data_prep.blur import FaceBlur
+    from data_prep.landmarks import Look, ViewAnalyzer
     from data_prep.people import Track
 
 Eye = Callable[[float, Shown], Any]
@@ -117,16 +119,12 @@ class ViewReader:
         self.damage = {file.source.name: Damage() for file in planned.files}
         wanted = tuple(stream for stream in config.streams if stream in LANDMARKS)
         pictures = any(file.probed.video for file in planned.files)
-        self._video = (
-            VideoCutter(clips, config.fps, config.short_side, config.crf)
-            if pictures and "video" in config.streams
-            else None
-        )
+        self._open: list[Any] = []
+        self._blur = self._open_blur(models) if config.blur_faces and pictures and "video" in config.streams else None
+        self._video = VideoCutter(clips, config, blur=self._blur) if pictures and "video" in config.streams else None
         self._regions = planned.view.regions if pictures else ()
         self._region_videos = [
-            VideoCutter(clips, config.fps, config.short_side, config.crf, region.box)
-            for region in self._regions
-            if self._video
+            VideoCutter(clips, config, region.box, self._blur) for region in self._regions if self._video
         ]
         sound = any(
             file.probed.audio for file in planned.files
@@ -134,7 +132,6 @@ class ViewReader:
         self._audio = (
             AudioCutter(clips, len(planned.view.participants)) if sound and "audio" in config.streams else None
         )
-        self._open: list[Any] = []
         self._given: list[GivenLandmarks] = []
         self._looker: Looker | None = None
         if config.landmarks == "given":
@@ -147,7 +144,7 @@ class ViewReader:
                     for time in given.region_times(clip)
                 )
                 self._looker = Looker(instants, self._motion_meter)
-        elif config.landmarks == "mediapipe" and wanted and pictures:
+        elif config.landmarks == "mediapipe" and (wanted or self._blur) and pictures:
             assert models is not None, "the models are found before the work starts"
             self._models = models
             self._looker = Looker(grid_instants(clips, config.landmark_rate), self._analyzer)
@@ -155,6 +152,8 @@ class ViewReader:
 
     def parts(self, clip: int) -> list[ViewPart]:
         """A clip of the view, then of each view that a region of it becomes. Clips are asked for in order."""
+        if self._blur:
+            self._blur.forget(self._clips[clip].start)
         while self._complete() <= clip and next(self._steps, None) is not None:
             pass
         part = Part()
@@ -162,6 +161,7 @@ class ViewReader:
             more = cutter.part(clip)
             part.members |= more.members
             part.streams |= more.streams
+            part.quality |= more.quality
         seen = self._looker.seen(clip) if self._looker else []
         parts = [ViewPart(part, self._landmarks(clip, seen))]
         for number in range(len(self._regions)):
@@ -170,7 +170,8 @@ class ViewReader:
         return parts
 
     def _cutters(self) -> Iterator[VideoCutter | AudioCutter | Looker]:
-        yield from filter(None, (self._video, *self._region_videos, self._audio, self._looker))
+        # the looker first: frames wait for the look after them where faces are blurred
+        yield from filter(None, (self._looker, self._video, *self._region_videos, self._audio))
 
     def _complete(self) -> float:
         return min((cutter.complete for cutter in self._cutters()), default=math.inf)
@@ -190,22 +191,37 @@ class ViewReader:
         hands = "hands" in self._config.streams
         analyzer = ViewAnalyzer(self._config.people, self._models, self._config.landmark_rate, written, regions, hands)
         self._open.append(analyzer)
-        return lambda time, shown: analyzer.look(time, shown.upright)
+        self._analyzers.append(analyzer)
+
+        def look(time: float, shown: Shown) -> Look:
+            seen = analyzer.look(time, shown.upright)
+            if self._blur:
+                self._blur.note(seen, shown.upright)
+            return seen
+
+        return look
+
+    def _open_blur(self, models: Path | None) -> FaceBlur:
+        from data_prep.blur import FaceBlur
+
+        assert models is not None, "the models are found before the work starts"
+        self._open.append(FaceBlur(models))
+        return self._open[-1]
 
     @property
     def tracks(self) -> list[Track]:
         """The tracks of the people seen so far, by the number that face and pose rows carry."""
-        return [track for analyzer in self._open for track in analyzer.tracker.tracks]
+        return [track for analyzer in self._analyzers for track in analyzer.tracker.tracks]
 
     @property
     def wearer(self) -> int | None:
         """The track of the camera's wearer, where hands of nobody seen are that person's and some were."""
-        return next((analyzer.tracker.wearer for analyzer in self._open), None)
+        return next((analyzer.tracker.wearer for analyzer in self._analyzers), None)
 
     def close(self) -> None:
         """Gives back the memory of the landmark models."""
-        for analyzer in self._open:
-            analyzer.close()
+        for one in self._open:
+            one.close()
 
     def _landmarks(self, clip: int, seen: list[tuple[float, Any]]) -> dict[str, Arrays]:
         window = self._clips[clip]
