@@ -56,17 +56,29 @@ class Probe:
 
 @dataclass
 class Damage:
-    """Packets that could not be decoded."""
+    """What was wrong with a file on the way through it."""
 
     packets: int = 0
+    """that could not be decoded"""
+    pictures: int = 0
+    """that were decoded in part; the decoder made up the rest"""
+    stamps: int = 0
+    """pictures and pieces of sound whose time was not after that of the one before, left out"""
     first: float = 0.0
+    """seconds of the first of all these"""
     reason: str = ""
+    """what FFmpeg said of the first packet"""
+
+    def at(self, time: float) -> None:
+        """Notes when something was wrong, before it is counted."""
+        if not (self.packets or self.pictures or self.stamps):
+            self.first = time
 
     def add(self, time: float, error: Exception) -> None:
         """Counts a packet at ``time`` seconds."""
-        if not self.packets:
-            self.first, self.reason = time, _short(error)
+        self.at(time)
         self.packets += 1
+        self.reason = self.reason or _short(error)
 
 
 class Event(NamedTuple):
@@ -261,7 +273,13 @@ def _decode(
         # a decoder's last frames may come without a time stamp: they follow what was before
         time = end if frame.time is None else frame.time - zero
         if time <= before or time > probed.duration + 1:
-            continue  # behind the end: a time stamp that leaps
+            if 0 <= time <= before:  # else before an edit list's start, or behind the end: a leap, which the probe counted
+                damage.at(time)
+                damage.stamps += 1
+            continue
+        if isinstance(frame, av.VideoFrame) and frame.is_corrupt:
+            damage.at(time)
+            damage.pictures += 1
         if isinstance(frame, av.AudioFrame):
             seconds = frame.samples / frame.sample_rate
         else:

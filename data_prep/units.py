@@ -183,12 +183,15 @@ def _damage(planned: PlannedRecording, samples: Samples) -> list[Failure]:
             damage = reader.damage[file.source.name]
             missing = f"it ends at {file.probed.duration:.1f} s, {file.probed.missing:.1f} s before its header says"
             reasons = [f"packets that cannot be decoded: {damage.packets} ({damage.reason})"] if damage.packets else []
+            reasons += [f"pictures that are damaged: {damage.pictures}"] if damage.pictures else []
+            reasons += [f"time stamps that do not grow: {damage.stamps}, left out"] if damage.stamps else []
+            wrong = bool(reasons)
             reasons += [missing] if file.probed.missing else []
             if file.probed.strays:
                 at, strays = file.probed.stray, file.probed.strays
                 reasons.append(f"{strays} packets whose time stamps leap by more than {LEAP:g} s, from {at:.1f} s on")
             if reasons:
-                start = file.at(damage.first) if damage.packets else file.end
+                start = file.at(damage.first) if wrong else file.end
                 failures.append(
                     Failure(
                         planned.recording.name,
