@@ -273,7 +273,9 @@ def _decode(
         # a decoder's last frames may come without a time stamp: they follow what was before
         time = end if frame.time is None else frame.time - zero
         if time <= before or time > probed.duration + 1:
-            if 0 <= time <= before:  # else before an edit list's start, or behind the end: a leap, which the probe counted
+            if (
+                0 <= time <= before
+            ):  # else before an edit list's start, or behind the end: a leap, which the probe counted
                 damage.at(time)
                 damage.stamps += 1
             continue

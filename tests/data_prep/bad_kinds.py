@@ -15,6 +15,7 @@ from tests.data_prep.bad_media import (
     bomb,
     cut,
     film,
+    flipped,
     good,
     hanging,
     noise,
@@ -117,6 +118,7 @@ KINDS: dict[str, Kind] = {
         "h.mp4", lambda p: text(p, "1\n00:00:00,000 --> 00:00:04,000\nHello.\n\n"), "neither picture nor sound"
     ),
     "a still picture": nothing("i.mp4", lambda p: p.write_bytes(png(16, 16, b"")), "neither picture nor sound"),
+    "bits flipped": Kind("af.mkv", flipped, -1, line="pictures that are damaged", grey=False),
     "one second": Kind("j.mp4", every(10, 1.0), 1.0),
     "half a second": nothing("k.mp4", every(10, 0.5), "no clip of 1 s or more"),
     # pictures

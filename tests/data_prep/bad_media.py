@@ -186,6 +186,15 @@ def noise(path: Path) -> Path:
     return path
 
 
+def flipped(path: Path) -> Path:
+    """A film in which a bit of every 37th byte is wrong, but for its first quarter."""
+    content = bytearray(film(path).read_bytes())
+    for at in range(len(content) // 4, len(content) - 200, 37):
+        content[at] ^= 16
+    path.write_bytes(content)
+    return path
+
+
 def text(path: Path, content: str) -> Path:
     path.write_text(content, encoding="utf-8")
     return path
