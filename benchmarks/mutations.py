@@ -1,8 +1,8 @@
 """Does any damage to a media file hang or crash a build, or cost a neighbour? ``python -m benchmarks.mutations``
 
 Real files are copied, each copy damaged in one of six ways where a seed says, and all copies are built together with whole
-ones among them. Prints what became of them, and fails where a whole file did not come out in the bytes that it has in a
-build of its own kind, where a damaged one is neither in the shards nor in failures.csv, or where anybody wrote a traceback.
+ones among them. Prints what became of them, and fails where a whole file lost a clip, where a damaged one is neither in the
+shards nor in failures.csv, where anybody wrote a traceback, or where ``data_prep check`` finds a fault.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from finetune.tasks import bootstrap_recordings
 from pretrain.encoder import Encoder
 
 SEEDS = 3
+PROCESSES = 2
 SHARE = 0.8  # of the training recordings, drawn for each seed
 PAIRS = {
     "pretrained - untrained, video alone": ("pretrained, video alone", "untrained, video alone"),
@@ -62,7 +65,6 @@ def main() -> None:
     parser.add_argument(
         "--adapter_clips", type=int, default=256, help="clips that the adapter learns from (default: 256)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes that decode (default: 1)")
     args = parser.parse_args()
     began = time.perf_counter()
     config = RunConfig(
@@ -74,7 +76,6 @@ def main() -> None:
         method="adapter",
         seeds=SEEDS,
         training=TrainingConfig(epochs=args.epochs),
-        workers=args.workers,
     )
     problem, results, trained = measure(config, args.adapter_clips)
     table = {name: summary(problem, of_row) for name, of_row in results.items()}
@@ -95,7 +96,7 @@ def measure(config: RunConfig, adapter_clips: int) -> tuple[Problem, dict[str, d
     given = given_split(examples, config.group_by)
     if given is None:
         raise SystemExit(f"{config.data}: no splits train and test")
-    table = describe(encoder, shards, index, examples, streams, config)
+    table = describe(shards, index, examples, config)
     problem = Problem(
         shards=shards,
         index=index,
@@ -118,34 +119,40 @@ def measure(config: RunConfig, adapter_clips: int) -> tuple[Problem, dict[str, d
     return problem, results, f"Adapter: {recipe}"
 
 
-def describe(
-    encoder: Encoder,
-    shards: Path,
-    index: pd.DataFrame,
-    examples: pd.DataFrame,
-    streams: tuple[str, ...],
-    config: RunConfig,
-) -> dict[str, np.ndarray]:
+def describe(shards: Path, index: pd.DataFrame, examples: pd.DataFrame, config: RunConfig) -> dict[str, np.ndarray]:
     """Everything that a row of the table is computed from, in the order of the examples; each clip is decoded once."""
+    people = persons(examples)
+    parts = np.array_split(np.arange(len(index)), PROCESSES)
+    work = [(shards, index.iloc[part], [people[clip] for clip in part], config) for part in parts]
+    with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
+        tables = list(pool.map(describe_part, work))
+    table = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
+    table["clip"] = np.concatenate([one["clip"] + part[0] for one, part in zip(tables, parts, strict=True)])
+    row_of = {pair: row for row, pair in enumerate(zip(table["clip"], table["person"], strict=True))}
+    rows = [row_of[pair] for pair in zip(examples["row"], examples["person"], strict=True)]
+    return {name: values[rows] for name, values in table.items()}
+
+
+def describe_part(work: tuple[Path, pd.DataFrame, list[list[int]], RunConfig]) -> dict[str, np.ndarray]:
+    """``describe`` for some of the clips, with one thread: two processes are faster so than one with two threads."""
+    shards, index, people, config = work
+    torch.set_num_threads(1)
+    encoder = open_encoder(config.encoder, config.device).requires_grad_(False)
+    streams = chosen_streams(encoder, None)
     read = [(encoder, streams, "pretrained "), (encoder, ("video",), "alone ")]
     read += [(untrained(encoder, seed), streams, f"untrained {seed} ") for seed in range(SEEDS)]
     # bfloat16 for all rows alike: most of the benchmark's time is spent here
     functions = [baselines.describe, *(encoding(*which, bf16=True) for which in read)]
-    everything = {*streams, *baselines.MODALITIES}
-    people = persons(examples)
-    table = map_clips(
+    return map_clips(
         shards,
         index,
         functions,
-        everything,
+        {*streams, *baselines.MODALITIES},
         people=people,
         batch_size=config.batch_size,
-        workers=config.workers,
+        workers=0,
         title=f"{len(index)} clips, {SEEDS + 1} encoders",
     )
-    row_of = {pair: row for row, pair in enumerate(zip(table["clip"], table["person"], strict=True))}
-    rows = [row_of[pair] for pair in zip(examples["row"], examples["person"], strict=True)]
-    return {name: values[rows] for name, values in table.items()}
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:

@@ -8,9 +8,11 @@ the error of the clock found at start, middle and end of what both heard, and th
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 120.0], help="how long the recordings are")
     rng = np.random.default_rng(0)
-    print("| minutes | offset s | drift ppm | noise dB SNR | error ms: start, middle, end | confidence | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| minutes | offset s | drift ppm | noise dB SNR | error ms: start, middle, end | confidence | seconds | MB |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for minutes in parser.parse_args().minutes:
         seconds = 60 * minutes
         world, other = conversation(rng, seconds), conversation(rng, min(seconds, 600))
@@ -109,18 +113,23 @@ def main() -> None:
             for snr in (20, 0):
                 view = _planned(write_camera(folder / "b.wav", other, Clock(0.0), min(seconds, 600), rng, snr))
                 _row(minutes, None, snr, SyncTask(Pair(reference, view), folder), ())
-    print(
-        f"\nPeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, the generated sound included."
-    )
+
+
+def _measured(task: SyncTask) -> tuple[Clock, float, float]:
+    """The clock found, the seconds it took, and the most memory that the process has had, in MB."""
+    start = time.perf_counter()
+    found = measure(task, lambda _: None)
+    return found, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _row(minutes: float, true: Clock | None, snr: float, task: SyncTask, times: tuple[float, ...]) -> None:
-    start = time.perf_counter()
-    found = measure(task, lambda _: None)
-    took = time.perf_counter() - start
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        found, took, memory = process.submit(_measured, task).result()
     errors = ", ".join(f"{error:.2f}" for error in error_ms(found, true, times)) if true else "-"
     clock = f"{true.offset:.3f} | {true.drift * 1e6:.0f}" if true else "another room | -"
-    print(f"| {minutes:g} | {clock} | {snr:g} | {errors} | {found.confidence} | {took:.1f} |", flush=True)
+    print(
+        f"| {minutes:g} | {clock} | {snr:g} | {errors} | {found.confidence} | {took:.1f} | {memory:.0f} |", flush=True
+    )
 
 
 if __name__ == "__main__":

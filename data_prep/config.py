@@ -57,6 +57,8 @@ class FilterConfig:
 
     min_faces: float | None = None
     """share of the looks with a face, 0 to 1"""
+    min_speech: float | None = None
+    """share of the time in which somebody speaks, 0 to 1"""
     min_sharpness: float | None = None
     """variance of the Laplacian"""
     max_black: float | None = None

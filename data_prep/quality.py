@@ -2,7 +2,8 @@
 
 Of a view: `sharpness`, variance of the Laplacian (median over pictures, levels of 0 to 255 squared); `exposure`, mean
 brightness from 0 to 1; `black` and `frozen`, shares of the pictures; `clipping`, share of the samples at full scale;
-`silence`, share of the tenths of a second below -60 dBFS in every channel; `faces`, share of the looks with a face in them.
+`silence`, share of the tenths of a second below -60 dBFS in every channel; `speech`, share of the time in which somebody speaks on
+any channel; `faces`, share of the looks with a face in them.
 A clip has the best of its views. What was not measured is absent and drops no clip.
 """
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from data_prep.config import FilterConfig
 from data_prep.shards import QUALITY
 
-BEST = {name: max if name in {"sharpness", "faces"} else min for name in QUALITY}
+BEST = {name: max if name in {"sharpness", "speech", "faces"} else min for name in QUALITY}
 """The numbers that the index tells of a clip, and which of its views' counts."""
 BLACK, WHITE = 16, 235  # studio range
 DARK = (
@@ -28,8 +29,6 @@ STILL = 0.25  # levels on average: less is no change (-60 dB, as FFmpeg's freeze
 FREEZE = 1.0  # seconds without change from which a picture is frozen: a camera of 2 frames a second is none
 FULL_SCALE = 32700  # of 32768
 SILENT = 32.768  # root mean square: -60 dBFS
-SMALLEST_FACE = 16
-"""Pixels of the written video: a VideoMAE patch. In a narrower face there is nothing to see."""
 
 
 class PictureMeter:
@@ -86,6 +85,15 @@ def sound_quality(samples: NDArray[np.int16], rate: int) -> dict[str, float]:
     return {"clipping": round(float(full.mean()), 6), "silence": round(float(1 - loud.mean()), 4)}
 
 
+def speech_share(speech: Iterable[Mapping[str, Any]], duration: float) -> dict[str, float]:
+    """speech: in which share of a clip of ``duration`` seconds any entry of its list ``speech`` lasts."""
+    spoken = until = 0.0
+    for entry in sorted(speech, key=lambda entry: entry["start"]):
+        spoken += max(0.0, entry["end"] - max(entry["start"], until))
+        until = max(until, entry["end"])
+    return {"speech": round(spoken / duration, 4)}
+
+
 def face_share(face: Mapping[str, NDArray]) -> dict[str, float]:
     """faces: in which share of the looks of a face.npz somebody's face was found."""
     return {"faces": round(len(np.unique(face["window"])) / len(face["times"]), 4)}
@@ -117,13 +125,3 @@ class Dropped:
     start: float
     end: float
     reason: str
-
-
-def face_width_warning(width: float | None) -> str | None:
-    """What to say of faces whose median width is so many pixels of the written video; None where all is well."""
-    if width is None or width >= SMALLEST_FACE:
-        return None
-    return (
-        f"faces are {width:.0f} pixels wide in the written video (median), less than one patch of {SMALLEST_FACE}: "
-        "make short_side larger, or give each seat a `region` in the manifest"
-    )

@@ -20,7 +20,7 @@ from data_prep.clips import Window
 from data_prep.config import BuildConfig
 from data_prep.given import LANDMARKS, Arrays
 from data_prep.manifest import Recording, Region, View, member_name
-from data_prep.quality import face_share, of_clip
+from data_prep.quality import face_share, of_clip, speech_share
 from data_prep.shards import SCHEMA, decode_npz, encode_npz, sample_key
 from data_prep.spill import Spill
 from data_prep.views import PlannedView, ViewReader
@@ -176,6 +176,10 @@ class Samples:
         if self._speakers is not None:
             speech = self._speakers.of_clip(clip, rows, {name: number for number, name in self._participants.items()})
             seen |= {entry["person"] for entry in speech if entry["person"] is not None}
+            for name, about in views.items():
+                if "audio" in about["streams"]:
+                    heard = [entry for entry in speech if entry["view"] == name]
+                    about["quality"] |= speech_share(heard, clip.end - clip.start)
         people = [
             {"id": person, "participant": self._participants.get(person)} for person in sorted(seen | self._known())
         ]

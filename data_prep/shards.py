@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 INDEX = "index.parquet"
-QUALITY = ("sharpness", "black", "frozen", "clipping", "silence", "faces")
+QUALITY = ("sharpness", "black", "frozen", "clipping", "silence", "speech", "faces")
 """Columns of the index: data_prep/quality.py says what they are."""
 _LONGEST_NAME = 64
 

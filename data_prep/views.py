@@ -119,7 +119,8 @@ class ViewReader:
         self.damage = {file.source.name: Damage() for file in planned.files}
         wanted = tuple(stream for stream in config.streams if stream in LANDMARKS)
         pictures = any(file.probed.video for file in planned.files)
-        self._open: list[Any] = []
+        self._open: list[ViewAnalyzer | FaceBlur] = []
+        self._analyzers: list[ViewAnalyzer] = []
         self._blur = self._open_blur(models) if config.blur_faces and pictures and "video" in config.streams else None
         self._video = VideoCutter(clips, config, blur=self._blur) if pictures and "video" in config.streams else None
         self._regions = planned.view.regions if pictures else ()
@@ -205,8 +206,9 @@ class ViewReader:
         from data_prep.blur import FaceBlur
 
         assert models is not None, "the models are found before the work starts"
-        self._open.append(FaceBlur(models))
-        return self._open[-1]
+        blur = FaceBlur(models)
+        self._open.append(blur)
+        return blur
 
     @property
     def tracks(self) -> list[Track]:

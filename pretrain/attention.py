@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,13 +46,18 @@ class Rows:
         return x.new_zeros(total, *x.shape[1:]).index_copy(0, self.index, x)
 
 
-@dataclass
-class Group:
-    """Blocks of one shape: how many, and the rows of their queries and keys, one block after the other."""
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1, ... start + length - 1 of every row, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+
+
+class Group(NamedTuple):
+    """Blocks of one shape: how many, and how many query and key rows they have together."""
 
     blocks: int
-    query: Rows
-    key: Rows
+    queries: int
+    keys: int
 
 
 class Blocks:
@@ -78,21 +82,18 @@ class Blocks:
         query_starts, key_starts = np.cumsum(query_lengths) - query_lengths, np.cumsum(key_lengths) - key_lengths
         shapes, which = np.unique(np.stack([query_lengths, key_lengths], 1), axis=0, return_inverse=True)
         members = sorted((np.flatnonzero(which.ravel() == number) for number in range(len(shapes))), key=lambda m: m[0])
-        self.groups = []
-        for blocks in members:
-            query = query_rows[query_starts[blocks][:, None] + np.arange(query_lengths[blocks[0]])]
-            key = key_rows[key_starts[blocks][:, None] + np.arange(key_lengths[blocks[0]])]
-            self.groups.append(Group(len(blocks), Rows(query.ravel()), Rows(key.ravel())))
-        self.grouped = Rows(np.concatenate([group.query.index.numpy() for group in self.groups] or [query_rows]))
+        queries = [query_rows[ranges(query_starts[blocks], query_lengths[blocks])] for blocks in members]
+        keys = [key_rows[ranges(key_starts[blocks], key_lengths[blocks])] for blocks in members]
+        self.groups = [Group(*map(len, group)) for group in zip(members, queries, keys, strict=True)]
+        self.grouped_query = Rows(np.concatenate(queries or [query_rows]))
+        self.grouped_key = Rows(np.concatenate(keys or [key_rows]))
         self._mask: Any = None
 
     def to(self, device: torch.device | str) -> Blocks:
         if torch.device(device).type == "cuda":
             self.query.to(device), self.key.to(device)
         else:
-            self.grouped.to(device)
-            for group in self.groups:
-                group.query.to(device), group.key.to(device)
+            self.grouped_query.to(device), self.grouped_key.to(device)
         return self
 
     @property
@@ -122,12 +123,12 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks) 
         packed = [rows.of(x)[None] for rows, x in ((blocks.query, query), (blocks.key, key), (blocks.key, value))]
         out = _xformers().memory_efficient_attention(*packed, attn_bias=blocks.mask)[0]
         return blocks.query.put(out, len(query))
+    # one gathering for all groups, and a split, whose gradient is one concatenation: slices would each add a whole tensor
+    queries = blocks.grouped_query.of(query).split([group.queries for group in blocks.groups])
+    keys, values = (blocks.grouped_key.of(x).split([group.keys for group in blocks.groups]) for x in (key, value))
     outputs = []
-    for group in blocks.groups:
-        q, k, v = (
-            rearrange(rows.of(x), "(block token) heads dim -> block heads token dim", block=group.blocks)
-            for rows, x in ((group.query, query), (group.key, key), (group.key, value))
-        )
+    for group, *packed in zip(blocks.groups, queries, keys, values, strict=True):
+        q, k, v = (rearrange(x, "(block token) heads dim -> block heads token dim", block=group.blocks) for x in packed)
         out = scaled_dot_product_attention(q, k, v)
         outputs.append(rearrange(out, "block heads token dim -> (block token) heads dim"))
-    return blocks.grouped.put(outputs[0] if len(outputs) == 1 else torch.cat(outputs), len(query))
+    return blocks.grouped_query.put(outputs[0] if len(outputs) == 1 else torch.cat(outputs), len(query))

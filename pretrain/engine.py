@@ -135,7 +135,7 @@ def start_engine(config: RunConfig, model: MaskedAutoencoder, processes: Process
         },
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": optimizer.lr, "betas": list(optimizer.betas), "torch_adam": True},
+            "params": {"lr": optimizer.lr, "betas": list(optimizer.betas), "torch_adam": True, "fused": True},
         },
         "steps_per_print": 10**9,
     }

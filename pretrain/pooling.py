@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.attention import Blocks, Rows
+from pretrain.attention import Blocks, Rows, ranges
 from pretrain.config import ModelConfig
 from pretrain.tokens import SCENE, Tokens
 
@@ -159,12 +159,6 @@ def _source(table: _BlockTable, readings: list[tuple[int, list[int]]]) -> Blocks
     return Blocks(
         table.length[readers],
         key_lengths,
-        query_rows=_ranges(table.start[readers], table.length[readers]),
-        key_rows=_ranges(table.pooled_start[others], table.pooled_length[others]),
+        query_rows=ranges(table.start[readers], table.length[readers]),
+        key_rows=ranges(table.pooled_start[others], table.pooled_length[others]),
     )
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... start + length - 1 of every row, one after the other."""
-    before = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)

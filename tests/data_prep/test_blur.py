@@ -25,9 +25,9 @@ SEAT = "0.4375,0.416667,0.540625,0.566667"
 def swaying(person: list[Picture]) -> list[Picture]:
     """A room whose camera sways: faces move by half their width between two looks."""
     pictures = []
-    for number, picture in enumerate(room(person, [LARGE, SMALL], width=1280)):
+    for number, still in enumerate(room(person, [LARGE, SMALL], width=1280)):
         shift = round(100 * np.sin(number / 3))
-        pictures.append(np.roll(picture, shift, axis=1) if number >= 20 else picture)
+        pictures.append(np.roll(still, shift, axis=1) if number >= 20 else still)
     return pictures
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from data_prep.build import build
 from data_prep.config import BuildConfig, FilterConfig
-from data_prep.quality import PictureMeter, face_width_warning, of_clip, reasons_to_drop, sound_quality
+from data_prep.quality import PictureMeter, of_clip, reasons_to_drop, sound_quality, speech_share
 from data_prep.shards import read_index, read_sample
 from tests.data_prep.rooms import frames, write_video
 from tests.data_prep.test_build import write_manifest
@@ -71,19 +71,32 @@ def test_sound_that_is_silent_or_cut_off():
     assert sound_quality(tone[:, :50], rate)["silence"] == 0  # less than a tenth of a second
 
 
+def test_speech_of_several_channels_counts_once():
+    speech = [
+        {"start": 1.0, "end": 3.0},
+        {"start": 0.0, "end": 0.5},
+        {"start": 1.5, "end": 2.0},
+        {"start": 2.5, "end": 4.0},
+    ]
+    assert speech_share(speech, 5.0) == {"speech": 0.7}
+    assert speech_share([], 5.0) == {"speech": 0}
+
+
 def test_a_clip_has_the_best_of_its_views_and_what_was_not_measured_drops_nothing():
     views = [{"sharpness": 3.0, "black": 0.0, "faces": 0.1}, {"sharpness": 9.0, "black": 1.0, "faces": 0.4}]
     clip = of_clip([*views, {"silence": 0.2, "clipping": 0.0}])
-    assert clip == {"sharpness": 9, "black": 0, "faces": 0.4, "silence": 0.2, "clipping": 0, "frozen": None}
+    assert clip == {
+        "sharpness": 9,
+        "black": 0,
+        "faces": 0.4,
+        "silence": 0.2,
+        "clipping": 0,
+        "frozen": None,
+        "speech": None,
+    }
     filters = FilterConfig(min_faces=0.5, min_sharpness=9, max_silence=0.1, max_frozen=0, max_black=0)
     assert reasons_to_drop(filters, clip) == ["faces 0.4, min_faces 0.5", "silence 0.2, max_silence 0.1"]
     assert reasons_to_drop(FilterConfig(), clip) == []
-
-
-def test_narrow_faces_are_warned_of():
-    assert face_width_warning(16) is None
-    assert face_width_warning(None) is None
-    assert "faces are 12 pixels wide" in str(face_width_warning(12.2))
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +138,12 @@ def test_meta_tells_each_view_and_the_index_the_clip(mixed, models, tmp_path):
     assert index.loc["man-000000000", "faces"] == 1
     assert np.isnan(index.loc["man-000000000", "silence"])
     assert index.loc["dark-000000000", "black"] == index.loc["dark-000000000", "frozen"] == 1
-    assert index.loc["dark-000000000", "silence"] == 0
+    assert index.loc["dark-000000000", "silence"] == index.loc["dark-000000000", "speech"] == 0  # a tone
     assert index.loc["dark-000002000", "black"] == 0
     assert index.loc["dark-000002000", "silence"] == 1
     views = json.loads(read_sample(out, read_index(out).iloc[-1])["meta.json"])["views"]
     assert set(views["picture"]["quality"]) == {"sharpness", "exposure", "black", "frozen", "faces"}
-    assert set(views["sound"]["quality"]) == {"clipping", "silence"}
+    assert set(views["sound"]["quality"]) == {"clipping", "silence", "speech"}
     assert dropped(out) == []
 
 

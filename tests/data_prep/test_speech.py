@@ -155,6 +155,10 @@ def test_a_microphone_of_nobody_and_speech_turned_off(tmp_path: Path) -> None:
         (None, None, 0)
     ] * 2
     assert clips[0]["people"] == []
+    for clip in clips:
+        (part,) = clip["speech"]
+        share = (part["end"] - part["start"]) / (clip["end"] - clip["start"])
+        assert clip["views"]["table"]["quality"]["speech"] == pytest.approx(share, abs=1e-4)
     assert all("speech" not in clip for clip in build_sounds(tmp_path / "off", {"t": SOUND}, {"t": ""}, speech=False))
 
 
