@@ -32,7 +32,8 @@ $(VENV)/.installed: pyproject.toml .ci/python
 	@.ci/system
 	@echo 'Installing into $(VENV): about 3.6 GB to download (most of it PyTorch with CUDA), 7 GB on disk, 3 to 5 minutes.'
 	@[ -x $(VENV)/bin/pip ] || { python=$$(.ci/python) && "$$python" -m venv $(VENV); }
-	@pip install --disable-pip-version-check -e '.[dev]' > $(VENV)/pip.log 2>&1 \
+	@# modules are compiled when they are first imported: 20,000 of them at once take longer than unpacking does
+	@pip install --disable-pip-version-check --no-compile -e '.[dev]' > $(VENV)/pip.log 2>&1 \
 	    || { tail -n 15 $(VENV)/pip.log; echo 'make: the installation failed; all of it: $(VENV)/pip.log'; exit 1; }
 	@touch $@
 
