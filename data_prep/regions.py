@@ -127,7 +127,7 @@ class MotionMeter:
         seconds = time - before[0]
         if seconds <= 0:
             raise ValueError(f"the frame at {time} s does not come after the one at {before[0]} s")
-        flow = np.asarray(self.flow.calc(before[1], grey, None), np.float32)[::STEP, ::STEP]  # type: ignore
+        flow = np.asarray(self.flow.calc(before[1], grey, None), np.float32)[::STEP, ::STEP]  # pyrefly: ignore
         left = np.ascontiguousarray(flow - self.camera.motion(flow))
         return np.asarray(cv2.magnitude(left[..., 0], left[..., 1])) / np.float32(self.work[1] * seconds)
 

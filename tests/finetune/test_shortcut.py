@@ -45,7 +45,7 @@ def test_differences_are_paired_by_recording() -> None:
     recordings = np.repeat(np.arange(10), 4)
     nothing = np.zeros((40, 1), np.float32)
     task = Task("classification", ("x", "y"))
-    problem = Problem(Path(), None, None, task, ("video",), targets, recordings, nothing)  # type: ignore[arg-type]
+    problem = Problem(Path(), None, None, task, ("video",), targets, recordings, nothing)  # pyrefly: ignore
 
     def right(share: int) -> Predictions:
         wrong = np.tile(np.arange(4) >= share, 10).astype(int)
