@@ -35,6 +35,7 @@ from benchmarks.cost import SUBREAPER, write_sound, write_video
 from data_prep.config import BuildConfig
 from data_prep.decode import Damage, probe, read
 from data_prep.people import overlap
+from data_prep.pool import ONE_THREAD
 from data_prep.sample import fetch
 
 PARTS = ("speed", "pairs", "memory", "recall")
@@ -55,7 +56,9 @@ class Used:
 def used(command: list[str]) -> Used:
     """Runs a command and everything that it starts to the end. Raises CalledProcessError where it fails."""
     start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # as in a build's workers, whatever the command is
+    environment = os.environ | ONE_THREAD
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     total = Used(0.0, 0.0, 0.0)
     while True:  # grandchildren are ours when their parent has ended, see main()
         try:

@@ -240,7 +240,7 @@ def read(path: Path, probed: Probe, damage: Damage, video: bool = True, audio: b
     Damaged packets are added to ``damage``. Frames whose time stamp does not grow are left out.
     """
     kinds = {kind for kind, on in (("video", video and probed.video), ("audio", audio and probed.audio)) if on}
-    latest = dict.fromkeys(kinds, (-1.0, 0.0))  # start and end of the last frame
+    latest = {kind: _Latest() for kind in kinds}
     with _open(path) as container:
         streams = [stream for stream in _streams(container) if stream.type in latest]
         for stream in streams:
@@ -254,28 +254,53 @@ def read(path: Path, probed: Probe, damage: Damage, video: bool = True, audio: b
             except StopIteration:
                 return
             except av.FFmpegError as error:
-                damage.add(max(end for _, end in latest.values()), error)
+                damage.add(max(one.end for one in latest.values()), error)
                 return
             yield from _decode(packet, probed, damage, latest)
 
 
-def _decode(
-    packet: av.Packet, probed: Probe, damage: Damage, latest: dict[str, tuple[float, float]]
-) -> Iterator[Event]:
+@dataclass
+class _Latest:
+    """Start and end of a stream's last frame, in seconds, and how far its time stamps are to be trusted."""
+
+    time: float = -1.0
+    end: float = 0.0
+    pts: int = -(2**63)
+    dts: int = -(2**63)
+    faulty_pts: int = 0
+    faulty_dts: int = 0
+
+    def stamp(self, frame: av.AudioFrame | av.VideoFrame) -> int | None:
+        """The time stamp of a frame: of the two that it has the one that has failed to grow less often.
+
+        AVI knows no presentation times, and with B-frames those that FFmpeg makes up go back and forth: half of the frames
+        would be lost. As ``guess_correct_pts`` of FFmpeg's libavcodec/decode.c, but for the last frames, which have no dts.
+        """
+        if frame.dts is not None:
+            self.faulty_dts += frame.dts <= self.dts
+            self.dts = frame.dts
+        if frame.pts is not None:
+            self.faulty_pts += frame.pts <= self.pts
+            self.pts = frame.pts
+        return frame.pts if self.faulty_pts <= self.faulty_dts else frame.dts
+
+
+def _decode(packet: av.Packet, probed: Probe, damage: Damage, latest: dict[str, _Latest]) -> Iterator[Event]:
     stream, zero = packet.stream, float(probed.zero)
-    before, end = latest[stream.type]
+    last = latest[stream.type]
     try:
         frames = packet.decode()
     except av.FFmpegError as error:
-        damage.add(end if packet.pts is None else max(0.0, float(packet.pts * packet.time_base) - zero), error)
+        damage.add(last.end if packet.pts is None else max(0.0, float(packet.pts * packet.time_base) - zero), error)
         return
     for frame in frames:
         # a decoder's last frames may come without a time stamp: they follow what was before
-        time = end if frame.time is None else frame.time - zero
-        if time <= before or time > probed.duration + 1:
+        stamp = last.stamp(frame)
+        time = last.end if stamp is None else float(stamp * frame.time_base) - zero
+        if time <= last.time or time > probed.duration + 1:
             if (
-                0 <= time <= before
-            ):  # else before an edit list's start, or behind the end: a leap, which the probe counted
+                0 <= time <= last.time
+            ):  # else before an edit list's start, or a leap behind the end: the probe counted it
                 damage.at(time)
                 damage.stamps += 1
             continue
@@ -287,5 +312,5 @@ def _decode(
         else:
             rate = stream.average_rate
             seconds = float((frame.duration or 0) * stream.time_base) or (float(1 / rate) if rate else 0.0)
-        before, end = latest[stream.type] = time, time + seconds
-        yield Event(frame, time, end)
+        last.time, last.end = time, time + seconds
+        yield Event(frame, last.time, last.end)

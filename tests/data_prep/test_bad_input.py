@@ -1,4 +1,4 @@
-"""Seventy kinds of bad input, built together: each comes out right or is one line, and none costs its neighbours."""
+"""Seventy-odd kinds of bad input, built together: each comes out right or is one line, and none costs its neighbours."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_the_command_leaves_a_table_and_a_picture(
     small_release: Path, scenes: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = {"--release": small_release, "--shards": shards, "--labels": scenes / "labels.csv", "--out": tmp_path}
-    options = ["--epochs", "1", "--workers", "0"]
+    options = ["--epochs", "1"]
     words = [str(word) for pair in arguments.items() for word in pair]
     monkeypatch.setattr(sys, "argv", ["shortcut", *words, *options])
     shortcut.main()
