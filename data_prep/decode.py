@@ -296,7 +296,8 @@ def _decode(packet: av.Packet, probed: Probe, damage: Damage, latest: dict[str, 
     for frame in frames:
         # a decoder's last frames may come without a time stamp: they follow what was before
         stamp = last.stamp(frame)
-        time = last.end if stamp is None else float(stamp * frame.time_base) - zero
+        base = frame.time_base
+        time = last.end if stamp is None or base is None else float(stamp * base) - zero
         if time <= last.time or time > probed.duration + 1:
             if (
                 0 <= time <= last.time
