@@ -28,13 +28,16 @@ SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of <sys/prctl.h>: grandchildren count a
 
 
 def pictures(video: Path, width: int) -> Iterator[np.ndarray]:
-    """The frames of a video [height, width, 3] in the largest size that fits a cell of this width, over and over."""
+    """The frames of a video [height, width, 3] in the largest size that fits a cell of this width, to and fro without end.
+
+    Over and over would be a cut every few seconds, which a recording of people in a room does not have.
+    """
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         scale = min(width / stream.width, HEIGHT / stream.height)
         size = int(stream.width * scale), int(stream.height * scale)
         frames = [frame.to_ndarray(format="rgb24", width=size[0], height=size[1]) for frame in container.decode(stream)]
-    return cycle(frames)
+    return cycle(frames + frames[-2:0:-1])
 
 
 def write_video(path: Path, videos: list[Path], seconds: float) -> None:
