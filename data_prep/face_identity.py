@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.faces import Face
-from data_prep.people import Body, Tracker
+from data_prep.people import FIRST_WAIT, Body, Tracker
 
 WEIGHTS = "dlib_face_recognition_resnet_model_v1.dat"
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
@@ -62,15 +62,21 @@ class FaceIdentity:
         if track.patch is not None and alike < ALIKE:
             track = tracker.split(body, time)
         track.patch = patch
-        if time < track.looked + track.wait or alike < STILL or not good(face, frame.shape[1]):
+        wait = track.wait if track.faces else FIRST_WAIT
+        if time < track.looked + wait or alike < STILL or not good(face, frame.shape[1]):
             return
         embedding = self.embed(frame, face)
-        if track.faces and min(np.linalg.norm(np.array(track.faces) - embedding, axis=1)) > self.distance:
+        if self._differs(track.faces, embedding):
             track = tracker.split(body, time)
+        known = track.faces or track.known
+        # A lively face is often taken for another one at first: it need not be looked at so often again.
+        sure = bool(known) and not self._differs(known, embedding)
+        track.wait = min(2 * track.wait, LONGEST_WAIT) if sure else FIRST_WAIT
         track.faces.append(embedding)
         track.looked = time
-        if len(track.faces) > 1:
-            track.wait = min(2 * track.wait, LONGEST_WAIT)
+
+    def _differs(self, faces: list[NDArray[np.float32]], embedding: NDArray[np.float32]) -> bool:
+        return bool(faces) and min(np.linalg.norm(np.array(faces) - embedding, axis=1)) > self.distance
 
     def embed(self, frame: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
         """The embedding [128] of a face in an RGB picture [height, width, 3]."""

@@ -54,8 +54,8 @@ class Track:
 
     first, last: seconds, when somebody was seen first and last; before: the look before the last. follows: the track
     before it, where the tracker takes both for one person and the face does not. The rest is data_prep/face_identity.py's:
-    patch, the face as it was last seen; faces, embeddings [128]; looked, when (seconds) the last of them was made; wait,
-    seconds until the next one.
+    patch, the face as it was last seen; faces, embeddings [128]; known, those of the track before it; looked, when
+    (seconds) the last of them was made; wait, seconds until the next one.
     """
 
     first: float
@@ -64,6 +64,7 @@ class Track:
     follows: int | None = None
     patch: NDArray[np.float32] | None = None
     faces: list[NDArray[np.float32]] = field(default_factory=list)
+    known: list[NDArray[np.float32]] = field(default_factory=list)
     looked: float = -math.inf
     wait: float = FIRST_WAIT
 
@@ -129,7 +130,8 @@ class Tracker:
         old, number = self.track_of(body), body.person
         assert number is not None
         old.last = old.before
-        self.tracks.append(Track(time, time, time, number, looked=old.looked))
+        known = old.faces or old.known
+        self.tracks.append(Track(time, time, time, number, known=known, looked=old.looked, wait=old.wait))
         body.person = self.people - 1
         self.numbers = {theirs: body.person if ours == number else ours for theirs, ours in self.numbers.items()}
         return self.tracks[-1]
