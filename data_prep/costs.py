@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# `python -m benchmarks.cost VIDEO`: 720p, one person a view, default settings, 2026-11-23, 2 CPU cores (docs/data.md, Scale)
-CORE_HOURS_PER_VIDEO_HOUR = 0.74
+# `python -m benchmarks.cost VIDEO`: 720p, one person a view, default settings, 2026-11-24, 2 CPU cores (docs/data.md, Scale)
+CORE_HOURS_PER_VIDEO_HOUR = 0.72
 CORE_HOURS_PER_SOUND_HOUR = 0.009
 GB_PER_VIDEO_HOUR = 0.37
 GB_PER_SOUND_HOUR = 0.087
