@@ -37,19 +37,20 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 def attention_error(device: str, dtype: torch.dtype, heads: int = 12, head_dim: int = 64) -> float:
     """Largest difference / largest value of output and gradients on ``device`` against float32 on the CPU.
 
-    Blocks of 16 lengths, some queries and keys in no block, fewer keys than queries: all that the model asks of the kernel.
+    Blocks of 16 lengths, some queries and keys in no block, fewer keys than queries, keys of unequal weight: all that the model asks of the kernel.
     """
     rng = np.random.default_rng(0)
     queries, keys = rng.integers(1, 400, 16), rng.integers(1, 200, 16)
-    rows = [np.sort(rng.choice(int(n.sum()) + 50, int(n.sum()), replace=False)) for n in (queries, keys)]
+    mine, theirs = (np.sort(rng.choice(int(n.sum()) + 50, int(n.sum()), replace=False)) for n in (queries, keys))
+    weight = torch.from_numpy(np.log(rng.integers(1, 5, int(keys.sum()) + 50)))
     shapes = [(int(n.sum()) + 50, heads, head_dim) for n in (queries, keys, keys)]
     generator = torch.Generator().manual_seed(0)
     values = [torch.randn(*shape, generator=generator).to(dtype).float() for shape in (*shapes, shapes[0])]
     results = []
     for where, kind in (("cpu", torch.float32), (device, dtype)):
-        blocks = Blocks(queries, keys, *rows).to(where)
+        blocks = Blocks(queries, keys, mine, theirs, weighted=True).to(where)
         query, key, value = (tensor.to(where, kind).requires_grad_() for tensor in values[:3])
-        out = packed_attention(query, key, value, blocks)
+        out = packed_attention(query, key, value, blocks, weight.to(where))
         gradients = torch.autograd.grad(out, (query, key, value), values[3].to(where, kind))
         results.append([x.detach().float().cpu() for x in (out, *gradients)])
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*results, strict=True))

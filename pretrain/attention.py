@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 
 class Rows:
@@ -64,7 +64,8 @@ class Blocks:
     """Which rows attend to which: query block b (query_lengths [block]) reads key block b (key_lengths [block]).
 
     query_rows, key_rows: the rows of the query and key tensors that the blocks hold, one block after the other; None where
-    they are all rows, in order. Blocks of equal shape are grouped once, for all layers.
+    they are all rows, in order. weighted: whether keys of one block differ in their weight. Blocks of equal shape are
+    grouped once, for all layers.
     """
 
     def __init__(
@@ -73,11 +74,12 @@ class Blocks:
         key_lengths: np.ndarray | None = None,
         query_rows: np.ndarray | None = None,
         key_rows: np.ndarray | None = None,
+        weighted: bool = False,
     ):
         key_lengths = query_lengths if key_lengths is None else key_lengths
         query_rows = np.arange(query_lengths.sum()) if query_rows is None else query_rows
         key_rows = np.arange(key_lengths.sum()) if key_rows is None else key_rows
-        self.query_lengths, self.key_lengths = query_lengths, key_lengths
+        self.query_lengths, self.key_lengths, self.weighted = query_lengths, key_lengths, weighted
         self.query, self.key = Rows(query_rows), Rows(key_rows)
         query_starts, key_starts = np.cumsum(query_lengths) - query_lengths, np.cumsum(key_lengths) - key_lengths
         shapes, which = np.unique(np.stack([query_lengths, key_lengths], 1), axis=0, return_inverse=True)
@@ -114,14 +116,32 @@ def _xformers() -> Any:
     return xformers.ops.fmha
 
 
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks) -> Tensor:
+WEIGHT_DIMS = 8  # one holds the weight; kernels want multiples of eight
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, key_weight: Tensor | None = None
+) -> Tensor:
     """Softmax attention within each block, scaled by 1 / sqrt(head_dim); zero for queries that stand in no block.
 
-    query [query, heads, head_dim], key and value [key, heads, head_dim] -> [query, heads, head_dim].
+    query [query, heads, head_dim], key and value [key, heads, head_dim] -> [query, heads, head_dim]. key_weight [key]:
+    logarithms that are added to the logits where the blocks are ``weighted``.
     """
+    scale, dim = query.shape[-1] ** -0.5, query.shape[-1]
+    if key_weight is None or not blocks.weighted:
+        return _attention(query, key, value, blocks, scale)
+    # As one more dimension of queries and keys, which every kernel can do; a matrix of logits is what we do not want.
+    ones = torch.full_like(query[..., :1], 1 / scale)
+    weight = key_weight.to(key.dtype)[:, None, None].expand(*key.shape[:2], 1)
+    longer = [torch.cat([query, ones], -1), torch.cat([key, weight], -1), value]
+    query, key, value = (pad(x, (0, dim + WEIGHT_DIMS - x.shape[-1])) for x in longer)
+    return _attention(query, key, value, blocks, scale)[..., :dim]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scale: float) -> Tensor:
     if query.is_cuda:
         packed = [rows.of(x)[None] for rows, x in ((blocks.query, query), (blocks.key, key), (blocks.key, value))]
-        out = _xformers().memory_efficient_attention(*packed, attn_bias=blocks.mask)[0]
+        out = _xformers().memory_efficient_attention(*packed, attn_bias=blocks.mask, scale=scale)[0]
         return blocks.query.put(out, len(query))
     # one gathering for all groups, and a split, whose gradient is one concatenation: slices would each add a whole tensor
     queries = blocks.grouped_query.of(query).split([group.queries for group in blocks.groups])
@@ -129,6 +149,6 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks) 
     outputs = []
     for group, *packed in zip(blocks.groups, queries, keys, values, strict=True):
         q, k, v = (rearrange(x, "(block token) heads dim -> block heads token dim", block=group.blocks) for x in packed)
-        out = scaled_dot_product_attention(q, k, v)
+        out = scaled_dot_product_attention(q, k, v, scale=scale)
         outputs.append(rearrange(out, "block heads token dim -> (block token) heads dim"))
     return blocks.grouped_query.put(outputs[0] if len(outputs) == 1 else torch.cat(outputs), len(query))

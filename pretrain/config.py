@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+Pooling = Literal["mean", "attention"]
+
 
 @dataclass
 class StreamConfig:
@@ -70,6 +72,14 @@ class ModelConfig:
     """how many chunks before and after its own a token reads through the gated branch"""
     pool_seconds: float = 0.5
     """what is read through the gated branch is averaged over this many seconds"""
+    causal: bool = False
+    """read chunks before and with one's own alone, none after it"""
+    pooling: Pooling = "mean"
+    """attention: a learned weighting over these seconds, which starts as the mean"""
+    upper_layers: int = 0
+    """how many of the last blocks run on fewer tokens, upper_rate of one place put together"""
+    upper_rate: int = 1
+    """how many steps in time become one token there"""
     layer_norm_eps: float = 1e-6
     """epsilon of the layer norms (original VideoMAE 1e-6, Hugging Face 1e-12)"""
     final_norm: bool = True
@@ -89,6 +99,18 @@ class ModelConfig:
                 raise ValueError(f"{side}: {getattr(self, side)} is no multiple of patch ({self.patch})")
         if self.segment_frames % self.tubelet:
             raise ValueError(f"segment_frames: {self.segment_frames} is no multiple of tubelet ({self.tubelet})")
+        if not 0 <= self.upper_layers <= self.layers or self.upper_rate < 1:
+            raise ValueError(
+                f"upper_layers: {self.upper_layers} of {self.layers} layers at upper_rate {self.upper_rate}"
+            )
+        if (self.upper_layers > 0) != (self.upper_rate > 1):
+            raise ValueError("upper_layers and upper_rate: set both (say 4 and 2) or neither (0 and 1)")
+        for name, stream in self.streams.items():
+            tokens = self.chunk_seconds / stream.token_seconds
+            if round(tokens) < 1 or abs(tokens - round(tokens)) > 1e-6:
+                raise ValueError(
+                    f"chunk_seconds: {self.chunk_seconds} is no multiple of a token of {name} ({stream.token_seconds:g} s)"
+                )
         if "video" in self.streams:
             raise ValueError("streams: 'video' is always there and is not listed")
 
@@ -96,6 +118,12 @@ class ModelConfig:
     def modalities(self) -> tuple[str, ...]:
         """All modalities in the order of the packed tokens: video first."""
         return ("video", *self.streams)
+
+    @property
+    def context_seconds(self) -> tuple[float, float]:
+        """How many seconds before and after its chunk reach a token through all layers: the receptive field."""
+        reach = self.layers * self.reach_chunks * self.chunk_seconds
+        return reach, 0.0 if self.causal else reach
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -201,6 +229,8 @@ class RunConfig:
     """bf16: matrix products in bfloat16 (autocast), weights and optimizer in float32"""
     zero_stage: Literal[0, 1, 2] = 1
     """what DeepSpeed's ZeRO splits over the processes: 0 nothing, 1 the optimizer's state, 2 gradients as well"""
+    checkpointing: bool = False
+    """keep no activations inside the encoder's blocks but compute them again: less memory, a third more time"""
     seed: int = 0
     """of weights, order of the clips and masks"""
     checkpoint_every: int = 1000

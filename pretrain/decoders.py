@@ -35,6 +35,7 @@ class Decoder(nn.Module):
             eps=config.layer_norm_eps,
             qv_bias=config.qv_bias,
             final_norm_eps=1e-5,  # Hugging Face's decoder norm keeps PyTorch's default, whatever the layers have
+            pooling=config.pooling,
         )
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in outputs.items()})
         for token in self.mask_tokens.values():

@@ -60,6 +60,8 @@ class Encoder(nn.Module):
             eps=config.layer_norm_eps,
             qv_bias=config.qv_bias,
             final_norm_eps=config.layer_norm_eps if config.final_norm else None,
+            pooling=config.pooling,
+            upper_layers=config.upper_layers,
         )
 
     def tokenizer(self, modality: str) -> VideoTokenizer | StreamTokenizer:
@@ -98,14 +100,7 @@ class Encoder(nn.Module):
         layout = plan(tokens, self.config).to(self.device)
         embedded = self.embed({name: part.to(self.device) for name, part in tokens.items()})
         x = self.trunk(embedded, layout)
-
-        def column(name: str) -> Tensor:
-            return torch.from_numpy(np.concatenate([getattr(part, name) for part in tokens.values()])).to(self.device)
-
-        counts = [len(tokens[name]) if name in tokens else 0 for name in self.modalities]
-        modality = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(self.device)
-        columns = [column(name) for name in ("time", "person", "view", "place", "clip")]
-        return Encoded(x, embedded, modality, *columns)
+        return encoded(x, embedded, tokens, self.config)
 
     def encode(
         self,
@@ -163,6 +158,17 @@ class Encoder(nn.Module):
         if tokens is None:
             raise ValueError(f"video: {len(frames)} frames are less than one tubelet of {self.config.tubelet}")
         return tokens
+
+
+def encoded(x: Tensor, embedded: Tensor, tokens: dict[str, Tokens], config: ModelConfig) -> Encoded:
+    """Features x [token, dim] of packed tokens, with what is known of them."""
+
+    def column(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(part, name) for part in tokens.values()])).to(x.device)
+
+    counts = [len(tokens[name]) if name in tokens else 0 for name in config.modalities]
+    modality = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(x.device)
+    return Encoded(x, embedded, modality, *(column(name) for name in ("time", "person", "view", "place", "clip")))
 
 
 def _by_clip(packed: Encoded, batch: int) -> Encoded:

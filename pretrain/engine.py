@@ -95,6 +95,7 @@ def _train(config: RunConfig, processes: Processes, stop: StopRequest) -> int:
 def _build(config: RunConfig) -> MaskedAutoencoder:
     torch.manual_seed(config.seed)
     model = MaskedAutoencoder(config.model, config.mask)
+    model.encoder.trunk.checkpointing = config.checkpointing
     if config.init is not None:
         initialise(model, config.init)
     return model

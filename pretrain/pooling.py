@@ -1,16 +1,17 @@
 """Who attends to whom in a packed batch, and what is read beyond one's own block, pooled over time.
 
 Own attention: a block (a video segment; one stream of one person in one chunk of the time grid) attends to itself.
-Reading: a block reads every other block of its clip that lies within ``reach_chunks``, one source at a time. A source
-is a modality and a relation (same person, other person, scene), never an index. The keys of a source are averages over
-``pool_seconds`` of what stands at the same place, so that the cost is linear in the clip's length.
+Reading: a block reads every other block of its clip that lies within ``reach_chunks`` (before and after its own; before
+alone where ``causal``), one source at a time. A source is a modality and a relation (same person, other person, scene),
+never an index. The keys of a source stand for all tokens of one place within ``pool_seconds``, so that the cost is linear in
+the clip's length.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from pretrain.config import ModelConfig
 from pretrain.tokens import SCENE, Tokens
 
 RELATIONS = ("same", "other", "scene")
+SHORTEST_PERIOD, LONGEST_PERIOD = 0.5, 1000.0  # seconds, of the rotary embedding
 
 
 def relation(reader: int, read: int) -> str:
@@ -30,42 +32,124 @@ def relation(reader: int, read: int) -> str:
     return "same" if reader == read else "other"
 
 
+class Moments:
+    """Times in seconds, float64 [row], and the turns of their rotary embedding: made once for all layers."""
+
+    def __init__(self, seconds: np.ndarray):
+        self.seconds = torch.from_numpy(seconds)
+        self._turns: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def to(self, device: torch.device | str) -> Moments:
+        self.seconds = self.seconds.to(device)
+        return self
+
+    def turns(self, half: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [row, 1, half]; in float64 before they are rounded: hours are long for float32."""
+        if (half, dtype) not in self._turns:
+            ratio = torch.arange(half, device=self.seconds.device) / max(half - 1, 1)
+            period = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** ratio.double()
+            angle = (2 * torch.pi * self.seconds[:, None] / period)[:, None]
+            self._turns[half, dtype] = angle.cos().to(dtype), angle.sin().to(dtype)
+        return self._turns[half, dtype]
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """x [row, head, dim] turned by its time, so that products see differences of time alone."""
+        half = x.shape[-1] // 2
+        cos, sin = self.turns(half, x.dtype)
+        first, second = x[..., :half], x[..., half:]
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+@dataclass
+class Groups:
+    """Rows that are put together: rows [taken], the group of each of them [taken], and how many a group has [group]."""
+
+    rows: Rows
+    group: Tensor
+    size: Tensor
+
+    def to(self, device: torch.device | str) -> Groups:
+        self.rows.to(device)
+        self.group, self.size = self.group.to(device), self.size.to(device)
+        return self
+
+    def mean(self, x: Tensor) -> Tensor:
+        """x [row, dim] -> [group, dim]"""
+        sums = torch.zeros(len(self.size), x.shape[-1], dtype=x.dtype, device=x.device)
+        return sums.index_add(0, self.group, self.rows.of(x)) / self.size[:, None].to(x.dtype)
+
+    def weighted_mean(self, x: Tensor, score: Tensor) -> Tensor:
+        """x [row, dim] weighted by the softmax of ``score`` [row] within each group -> [group, dim]."""
+        score = self.rows.of(score)
+        highest = torch.full_like(self.size, -torch.inf, dtype=score.dtype)
+        highest = highest.scatter_reduce(0, self.group, score.detach(), "amax")
+        weight = (score - highest[self.group]).exp()
+        total = torch.zeros_like(highest).index_add(0, self.group, weight)
+        weight = (weight / total[self.group])[:, None].to(x.dtype)
+        sums = torch.zeros(len(self.size), x.shape[-1], dtype=x.dtype, device=x.device)
+        return sums.index_add(0, self.group, self.rows.of(x) * weight)
+
+
 @dataclass
 class Layout:
     """The plan of one packed batch, the same for every layer.
 
-    own: the blocks. readable [readable]: the tokens that others may read; pool [readable]: the pooled row that each of them
-    adds to; pool_size [pooled]: how many do. query_time [token], key_time [pooled]: seconds. sources: which tokens read which
-    pooled rows, by "<modality>_<relation>".
+    own: the blocks. pool: the tokens that others may read, and the pooled row that each of them adds to. query_time [token],
+    key_time [pooled]: when. sources: which tokens read which pooled rows, by "<modality>_<relation>". key_weight [pooled]:
+    logarithm of the number of tokens that a pooled row stands for. upper: for the layers that run on fewer tokens.
     """
 
     own: Blocks
-    readable: Rows
-    pool: Tensor
-    pool_size: Tensor
-    query_time: Tensor
-    key_time: Tensor
+    pool: Groups
+    query_time: Moments
+    key_time: Moments
+    key_weight: Tensor
     sources: dict[str, Blocks]
+    upper: Upper | None = None
 
     def to(self, device: torch.device | str) -> Layout:
-        self.own.to(device)
-        self.readable.to(device)
-        for name in ("pool", "pool_size", "query_time", "key_time"):
-            setattr(self, name, getattr(self, name).to(device))
-        for source in self.sources.values():
-            source.to(device)
+        for part in (self.own, self.pool, self.query_time, self.key_time, *self.sources.values()):
+            part.to(device)
+        self.key_weight = self.key_weight.to(device)
+        if self.upper:
+            self.upper.groups.to(device)
+            self.upper.layout.to(device)
         return self
-
-    def pooled(self, x: Tensor) -> Tensor:
-        """Means over time: x [token, dim] -> [pooled, dim]."""
-        sums = torch.zeros(len(self.pool_size), x.shape[-1], dtype=x.dtype, device=x.device)
-        sums = sums.index_add(0, self.pool, self.readable.of(x))
-        return sums / self.pool_size[:, None].to(x.dtype)
 
 
 @dataclass
-class _BlockTable:
-    """One row a block of the packed batch."""
+class Upper:
+    """Tokens of one place put together over time (``groups``), and the layout of what becomes of them."""
+
+    groups: Groups
+    layout: Layout
+
+
+@dataclass
+class Columns:
+    """What the plan needs to know of each packed token: int64 [token], time in float64 seconds.
+
+    step: which token in time of its block. readable: bool [token], whether others may read it.
+    """
+
+    modality: np.ndarray
+    clip: np.ndarray
+    view: np.ndarray
+    person: np.ndarray
+    chunk: np.ndarray
+    block: np.ndarray
+    place: np.ndarray
+    step: np.ndarray
+    time: np.ndarray
+    readable: np.ndarray
+
+    def of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {f.name: getattr(self, f.name)[rows] for f in fields(self)}
+
+
+@dataclass
+class BlockTable:
+    """One row a block of the packed batch, int64 [block]; pooled_start counts pooled rows."""
 
     modality: np.ndarray
     clip: np.ndarray
@@ -78,87 +162,157 @@ class _BlockTable:
     pooled_length: np.ndarray
 
 
+@dataclass
+class Pooled:
+    """The blocks of packed tokens, and what others read of them: groups, their times (seconds) and sizes [pooled]."""
+
+    table: BlockTable
+    groups: Groups
+    time: np.ndarray
+    size: np.ndarray
+    query_time: np.ndarray = field(repr=False)
+
+
 def plan(tokens: dict[str, Tokens], config: ModelConfig, readable: dict[str, np.ndarray] | None = None) -> Layout:
     """The layout of packed tokens: the modalities one after the other, blocks contiguous in each.
 
-    ``readable``: bool [token] a modality: which tokens others may read (all of them where None; a decoder's queries are not).
+    ``readable``: bool [token] a modality: which tokens others may read (all of them where None; a decoder's queries are
+    not). A decoder, which says so, has no upper layers on fewer tokens.
     """
-    names = list(tokens)
-    column = {
-        name: np.concatenate([getattr(tokens[m], name) for m in names])
-        for name in ("clip", "view", "person", "chunk", "place", "time")
-    }
-    modality = np.repeat(np.arange(len(names)), [len(tokens[m]) for m in names])
-    edges = np.flatnonzero(
-        np.concatenate([np.ones(len(tokens[m])) if not len(tokens[m]) else _edges(tokens[m].block) for m in names])
-    )
-    block = np.zeros(len(modality), np.int64)
-    block[edges] = 1
-    block = np.cumsum(block) - 1
-    can_read = np.ones(len(block), bool) if readable is None else np.concatenate([readable[m] for m in names])
+    columns = columns_of(tokens, config, readable)
+    layout = lay_out(columns, config)
+    if config.upper_rate > 1 and readable is None:
+        groups, fewer = coarser(columns, config.upper_rate)
+        layout.upper = Upper(groups, lay_out(fewer, config))
+    return layout
 
-    bucket = np.floor(column["time"] / config.pool_seconds + 1e-6).astype(np.int64)
-    keys = np.stack([block, bucket, column["place"]], 1)[can_read]
-    groups, pool = np.unique(keys, axis=0, return_inverse=True)
-    pool = pool.ravel()
-    size = np.bincount(pool, minlength=len(groups))
-    key_time = np.bincount(pool, column["time"][can_read], minlength=len(groups)) / np.maximum(size, 1)
 
-    pooled_length = np.bincount(groups[:, 0], minlength=len(edges)) if len(groups) else np.zeros(len(edges), np.int64)
-    length = np.diff(np.append(edges, len(block)))
-    table = _BlockTable(
-        modality=modality[edges],
-        clip=column["clip"][edges],
-        view=column["view"][edges],
-        person=column["person"][edges],
-        chunk=column["chunk"][edges],
-        start=edges,
-        length=length,
-        pooled_start=np.cumsum(pooled_length) - pooled_length,
-        pooled_length=pooled_length,
-    )
-    return Layout(
-        own=Blocks(length),
-        readable=Rows(np.flatnonzero(can_read)),
-        pool=torch.from_numpy(pool),
-        pool_size=torch.from_numpy(size).float(),
-        query_time=torch.from_numpy(column["time"]).float(),
-        key_time=torch.from_numpy(key_time).float(),
-        sources=_sources(table, names, config.reach_chunks),
+def columns_of(tokens: dict[str, Tokens], config: ModelConfig, readable: dict[str, np.ndarray] | None) -> Columns:
+    """The columns of packed tokens; modalities are counted as in ``config.modalities``."""
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in tokens.values()])
+
+    counts = [len(part) for part in tokens.values()]
+    places = [np.array([rows * columns for _, rows, columns in part.grids])[part.grid] for part in tokens.values()]
+    first = np.concatenate([_edges(part.block) for part in tokens.values()])
+    return Columns(
+        modality=np.repeat([config.modalities.index(name) for name in tokens], counts),
+        **{name: column(name) for name in ("clip", "view", "person", "chunk", "place", "time")},
+        block=np.cumsum(first) - 1,
+        step=column("position") // np.concatenate(places),
+        readable=np.ones(len(first), bool) if readable is None else np.concatenate([readable[m] for m in tokens]),
     )
 
 
 def _edges(block: np.ndarray) -> np.ndarray:
-    return np.concatenate([[True], block[1:] != block[:-1]])
+    return np.concatenate([np.ones(min(len(block), 1), bool), block[1:] != block[:-1]])
 
 
-def _sources(table: _BlockTable, names: Sequence[str], reach: int) -> dict[str, Blocks]:
+def coarser(columns: Columns, rate: int) -> tuple[Groups, Columns]:
+    """``rate`` steps of a place and block become one token: the groups, and the columns of the fewer tokens."""
+    keys = np.stack([columns.block, columns.step // rate, columns.place], 1)
+    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    group = group.ravel()
+    size = np.bincount(group)
+    fewer = columns.of(first) | {"time": np.bincount(group, columns.time) / size}
+    groups = Groups(Rows(np.arange(len(group))), torch.from_numpy(group), torch.from_numpy(size))
+    return groups, Columns(**fewer)
+
+
+def lay_out(columns: Columns, config: ModelConfig) -> Layout:
+    """The layout of tokens of which these columns are known."""
+    pooled = pool(columns, config.pool_seconds)
+    return layout_of(pooled.table, pooled, pooled, np.arange(len(pooled.table.chunk)), config)
+
+
+def pool(columns: Columns, seconds: float) -> Pooled:
+    """The blocks, and the groups of readable tokens that stand at one place of a block within ``seconds``."""
+    edges = np.flatnonzero(_edges(columns.block))
+    rows = np.flatnonzero(columns.readable)
+    bucket = np.floor(columns.time / seconds + 1e-6).astype(np.int64)
+    keys = np.stack([columns.block, bucket, columns.place], 1)[rows]
+    groups, group = np.unique(keys, axis=0, return_inverse=True)
+    group = group.ravel()
+    size = np.bincount(group, minlength=len(groups))
+    lengths = np.bincount(groups[:, 0], minlength=len(edges))
+    table = BlockTable(
+        **{name: getattr(columns, name)[edges] for name in ("modality", "clip", "view", "person", "chunk")},
+        start=edges,
+        length=np.diff(np.append(edges, len(columns.block))),
+        pooled_start=np.cumsum(lengths) - lengths,
+        pooled_length=lengths,
+    )
+    return Pooled(
+        table,
+        Groups(Rows(rows), torch.from_numpy(group), torch.from_numpy(size)),
+        np.bincount(group, columns.time[rows], minlength=len(groups)) / np.maximum(size, 1),
+        size,
+        columns.time,
+    )
+
+
+def layout_of(table: BlockTable, mine: Pooled, keys: Pooled, readers: np.ndarray, config: ModelConfig) -> Layout:
+    """The layout in which the blocks ``readers`` of the table, whose tokens ``mine`` holds, read the pooled rows of ``keys``."""
+    return Layout(
+        own=Blocks(mine.table.length),
+        pool=mine.groups,
+        query_time=Moments(mine.query_time),
+        key_time=Moments(keys.time),
+        key_weight=torch.from_numpy(np.log(keys.size)),
+        sources=_sources(table, readers, keys.size, config),
+    )
+
+
+def _sources(table: BlockTable, readers: np.ndarray, size: np.ndarray, config: ModelConfig) -> dict[str, Blocks]:
     """For every source, the blocks that read and the pooled rows that each of them reads."""
     at: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, place in enumerate(zip(table.clip.tolist(), table.chunk.tolist(), strict=True)):
         at[place].append(number)
+    reading: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for reader in readers.tolist():
+        reading[int(table.clip[reader]), int(table.chunk[reader])].append(reader)
+    ahead = 0 if config.causal else config.reach_chunks
     readings: dict[str, list[tuple[int, list[int]]]] = defaultdict(list)
     person, modality, pooled = table.person.tolist(), table.modality.tolist(), table.pooled_length.tolist()
-    for (clip, chunk), readers in at.items():
-        near = [b for c in range(chunk - reach, chunk + reach + 1) for b in at.get((clip, c), ()) if pooled[b]]
-        for reader in readers:
+    for (clip, chunk), some in reading.items():
+        chunks = range(chunk - config.reach_chunks, chunk + ahead + 1)
+        near = [block for c in chunks for block in at.get((clip, c), ()) if pooled[block]]
+        for reader in some:
             read: dict[str, list[int]] = defaultdict(list)
             for other in near:
                 if other != reader:
-                    read[f"{names[modality[other]]}_{relation(person[reader], person[other])}"].append(other)
+                    name = config.modalities[modality[other]]
+                    read[f"{name}_{relation(person[reader], person[other])}"].append(other)
             for source, others in read.items():
                 readings[source].append((reader, others))
-    return {name: _source(table, sorted(readings[name])) for name in sorted(readings)}
+    return {name: _source(table, sorted(readings[name]), size) for name in sorted(readings)}
 
 
-def _source(table: _BlockTable, readings: list[tuple[int, list[int]]]) -> Blocks:
+def _source(table: BlockTable, readings: list[tuple[int, list[int]]], size: np.ndarray) -> Blocks:
     readers = np.array([reader for reader, _ in readings])
     others = np.array([block for _, blocks in readings for block in blocks])
     per_reader = np.repeat(np.arange(len(readings)), [len(blocks) for _, blocks in readings])
     key_lengths = np.bincount(per_reader, table.pooled_length[others], minlength=len(readings)).astype(np.int64)
+    key_rows = ranges(table.pooled_start[others], table.pooled_length[others])
+    edges = np.cumsum(key_lengths) - key_lengths
+    sizes = size[key_rows]
     return Blocks(
         table.length[readers],
         key_lengths,
         query_rows=ranges(table.start[readers], table.length[readers]),
-        key_rows=ranges(table.pooled_start[others], table.pooled_length[others]),
+        key_rows=key_rows,
+        # a weight that all keys of a softmax share changes nothing
+        weighted=bool((np.maximum.reduceat(sizes, edges) > np.minimum.reduceat(sizes, edges)).any()),
     )
+
+
+def joined(parts: Sequence[Pooled]) -> tuple[BlockTable, Pooled]:
+    """The blocks and pooled rows of several pieces of a clip, one after the other; a block's ``start`` counts in its piece."""
+    rows = np.cumsum([0] + [len(part.size) for part in parts[:-1]])
+    columns = {f.name: np.concatenate([getattr(part.table, f.name) for part in parts]) for f in fields(BlockTable)}
+    columns["pooled_start"] = columns["pooled_start"] + np.repeat(rows, [len(part.table.start) for part in parts])
+    time, size = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "size"))
+    nothing = Groups(Rows(np.arange(0)), torch.zeros(0), torch.zeros(0))  # each piece has pooled its own
+    table = BlockTable(**columns)
+    return table, Pooled(table, nothing, time, size, np.zeros(0))

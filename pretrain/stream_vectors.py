@@ -1,7 +1,8 @@
 """From the streams of a shard to a vector every ``cell_seconds``: what the tokens of audio, face and pose hold.
 
-Faces and poses are described relative to their own median place and size over the clip: movement and expression stay,
-the seat in the picture does not. (Where people sit relative to each other is not told to the model.)
+Faces and poses are described relative to their own mean place and size over the PLACE_SECONDS before: movement and
+expression stay, the seat in the picture does not. Nothing later is used, so that a stream can be read as it comes. (Where people
+sit relative to each other is not told to the model.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from pretrain.config import StreamConfig
 
 WINDOW_SECONDS = 0.025  # of the short-time Fourier transform
+PLACE_SECONDS = 16.0
 
 
 @functools.cache
@@ -68,28 +70,37 @@ def person_cells(
         mine = np.flatnonzero((people == person) & (cells >= 0))
         mine = mine[np.unique(cells[mine], return_index=True)[1]]  # the first row of a cell
         if len(mine):
-            vectors = _VECTORS.get(name, _values)(
-                {k: v[mine] for k, v in rows.items() if len(v) == len(people)}, aspect
-            )
+            theirs = {k: v[mine] for k, v in rows.items() if len(v) == len(people)}
+            vectors = _VECTORS.get(name, _values)(theirs | {"times": times[mine]}, aspect)
             yield int(person), vectors.astype(np.float32), cells[mine]
 
 
+def recent(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Mean of values [row, ...] over the PLACE_SECONDS up to each row; times [row] in seconds, growing."""
+    sums = np.concatenate([np.zeros_like(values[:1], np.float64), np.cumsum(values, 0, np.float64)])
+    first = np.searchsorted(times, times - PLACE_SECONDS + 1e-6)
+    count = np.arange(1, len(times) + 1) - first
+    return (sums[1:] - sums[first]) / count.reshape(-1, *[1] * (values.ndim - 1))
+
+
 def _face(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
-    """478 points relative to the median box, 52 blendshapes, head turn (two columns of the rotation) and shift."""
-    box = np.median(rows["box"], 0)
-    centre, size = (box[:2] + box[2:]) / 2, max(box[3] - box[1], 1e-3)
-    points = (rows["landmarks"] - np.array([*centre, 0])) * np.array([aspect, 1, aspect]) / size
+    """478 points relative to the recent box, 52 blendshapes, head turn (two columns of the rotation) and shift."""
+    box = recent(rows["box"], rows["times"])
+    centre, size = (box[:, None, :2] + box[:, None, 2:]) / 2, np.maximum(box[:, 3] - box[:, 1], 1e-3)[:, None, None]
+    points = rows["landmarks"] - np.concatenate([centre, np.zeros_like(centre[..., :1])], -1)
+    points = points * np.array([aspect, 1, aspect]) / size
     turn = rearrange(rows["head"][:, :3, :2], "row xyz column -> row (column xyz)")
-    shift = rows["head"][:, :3, 3] - np.median(rows["head"][:, :3, 3], 0)
+    shift = rows["head"][:, :3, 3] - recent(rows["head"][:, :3, 3], rows["times"])
     return np.concatenate([points.reshape(len(points), -1), rows["blendshapes"], turn, shift], 1)
 
 
 def _pose(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
-    """33 points (x, y, z, visibility) relative to the clip's median place and height, and 33 world points in metres."""
+    """33 points (x, y, z, visibility) relative to their recent place and height, and 33 world points in metres."""
     points = rows["keypoints"].astype(np.float64)
-    centre = np.median(points[..., :2], (0, 1))
-    size = max(float(np.median(np.ptp(points[..., 1], 1))), 1e-3)
-    place = (points[..., :3] - np.array([*centre, 0])) * np.array([aspect, 1, aspect]) / size
+    centre = recent(points[..., :2].mean(1), rows["times"])[:, None]
+    size = np.maximum(recent(np.ptp(points[..., 1], 1), rows["times"]), 1e-3)[:, None, None]
+    place = points[..., :3] - np.concatenate([centre, np.zeros_like(centre[..., :1])], -1)
+    place = place * np.array([aspect, 1, aspect]) / size
     visibility = points[..., 3]
     return np.concatenate([place.reshape(len(place), -1), visibility, rows["world"].reshape(len(place), -1)], 1)
 

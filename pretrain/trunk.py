@@ -9,20 +9,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from pretrain.attention import Blocks, packed_attention
-from pretrain.pooling import RELATIONS, Layout
+from pretrain.config import Pooling
+from pretrain.pooling import RELATIONS, Groups, Layout, Upper
 
 OF_THE_SCENE = ("video", "audio")  # their tokens belong to no person
-SHORTEST_PERIOD, LONGEST_PERIOD = 0.5, 1000.0  # seconds, of the rotary embedding
 
 
 class Attention(nn.Module):
@@ -76,40 +77,39 @@ class GatedReading(nn.Module):
     The output projection has no bias, so that a closed branch adds exactly nothing.
     """
 
-    def __init__(self, dim: int, heads: int, sources: Iterable[str]):
+    def __init__(self, dim: int, heads: int, sources: Iterable[str], pooling: Pooling):
         super().__init__()
         self.heads = heads
+        self.score = nn.Linear(dim, 1, bias=False) if pooling == "attention" else None
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim, bias=False)
         self.gates = nn.ParameterDict({source: nn.Parameter(torch.zeros(heads)) for source in sources})
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor | None:
-        """x [token, dim], normalised -> [token, dim], or None where there is nothing else to read."""
+    def pooled(self, x: Tensor, groups: Groups) -> Tensor:
+        """What others read of x [token, dim], normalised: [pooled, dim], means or sums weighted by a learned score."""
+        return groups.mean(x) if self.score is None else groups.weighted_mean(x, self.score(x)[:, 0])
+
+    def forward(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> Tensor | None:
+        """x [token, dim], normalised -> [token, dim], or None where there is nothing else to read.
+
+        pooled [pooled, dim]: what is read, where it is more than what ``pooled`` makes of x (streaming).
+        """
         if not layout.sources:
             return None
         query = rearrange(self.query(x), "token (head dim) -> token head dim", head=self.heads)
-        query = rotate(query, layout.query_time)
+        query = layout.query_time.rotate(query)
+        pooled = self.pooled(x, layout.pool) if pooled is None else pooled
         key, value = (
             rearrange(half.contiguous(), "token (head dim) -> token head dim", head=self.heads)  # gathered below
-            for half in self.key_value(layout.pooled(x)).chunk(2, -1)
+            for half in self.key_value(pooled).chunk(2, -1)
         )
-        key = rotate(key, layout.key_time)
+        key = layout.key_time.rotate(key)
         out = torch.zeros_like(query)
         for name, source in layout.sources.items():
-            out = out + packed_attention(query, key, value, source) * self.gates[name][:, None]
+            read = packed_attention(query, key, value, source, layout.key_weight)
+            out = out + read * self.gates[name][:, None]
         return self.proj(rearrange(out, "token head dim -> token (head dim)"))
-
-
-def rotate(x: Tensor, seconds: Tensor) -> Tensor:
-    """Rotary embedding of time: x [token, head, dim] turned by seconds [token], so that products see differences alone."""
-    half = x.shape[-1] // 2
-    ratio = torch.arange(half, device=x.device) / max(half - 1, 1)
-    period = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** ratio
-    angle = (2 * math.pi * seconds[:, None] / period)[:, None]  # token 1 half
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
 class Mlp(nn.Module):
@@ -125,19 +125,28 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Two residuals. ``adapter``, where set, reads what the MLP reads and adds to what it adds (AdaptFormer, arXiv 2205.13535)."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, eps: float, qv_bias: bool, sources: Iterable[str]):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        eps: float,
+        qv_bias: bool,
+        sources: Iterable[str],
+        pooling: Pooling,
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qv_bias)
-        self.reading = GatedReading(dim, heads, sources)
+        self.reading = GatedReading(dim, heads, sources, pooling)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, hidden)
         self.adapter: nn.Module | None = None
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x [token, dim] -> [token, dim]"""
+    def forward(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> Tensor:
+        """x [token, dim] -> [token, dim]; pooled: as GatedReading has it."""
         y = self.norm1(x)
-        read = self.reading(y, layout)
+        read = self.reading(y, layout, pooled)
         x = x + self.attn(y, layout.own, self.norm1)
         x = x if read is None else x + read
         y = self.norm2(x)
@@ -158,20 +167,50 @@ class Trunk(nn.Module):
         eps: float,
         qv_bias: bool,
         final_norm_eps: float | None,
+        pooling: Pooling,
+        upper_layers: int = 0,
     ):
         super().__init__()
+        self.lower_layers = layers - upper_layers
+        self.checkpointing = False
+        """compute activations again in the backward pass instead of keeping them"""
         sources = [
             f"{m}_{relation}" for m in modalities for relation in (("scene",) if m in OF_THE_SCENE else RELATIONS)
         ]
-        self.blocks = nn.ModuleList(Block(dim, heads, hidden, eps, qv_bias, sources) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(dim, heads, hidden, eps, qv_bias, sources, pooling) for _ in range(layers))
         self.norm = None if final_norm_eps is None else nn.LayerNorm(dim, eps=final_norm_eps)
         self.apply(initialise)
+        for block in self.blocks:
+            if isinstance(block, Block) and block.reading.score is not None:
+                nn.init.zeros_(block.reading.score.weight)  # equal weights: the mean
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x [token, dim] -> [token, dim]"""
-        for block in self.blocks:
-            x = block(x, layout)
+        x = self.run(slice(self.lower_layers), x, layout)
+        if layout.upper:
+            x = self.separate(x, *self.together(x, layout.upper), layout.upper)
+        else:
+            x = self.run(slice(self.lower_layers, None), x, layout)
         return x if self.norm is None else self.norm(x)
+
+    def run(self, layers: slice, x: Tensor, layout: Layout) -> Tensor:
+        """Some of the blocks, x [token, dim] -> [token, dim]."""
+        for block in self.blocks[layers]:
+            if self.checkpointing and self.training:
+                x = cast(Tensor, checkpoint(block, x, layout, use_reentrant=False))
+            else:
+                x = block(x, layout)
+        return x
+
+    def together(self, x: Tensor, upper: Upper) -> tuple[Tensor, Tensor]:
+        """The upper blocks on tokens that stand for several: their means, and what the blocks make of them [group, dim]."""
+        before = upper.groups.mean(x)
+        return before, self.run(slice(self.lower_layers, None), before, upper.layout)
+
+    @staticmethod
+    def separate(x: Tensor, before: Tensor, after: Tensor, upper: Upper) -> Tensor:
+        """Each token keeps what it was and takes over what has changed of the mean that it was part of."""
+        return x + (after - before)[upper.groups.group]
 
     def gates(self) -> dict[str, Tensor]:
         """Mean absolute gate of every source over layers and heads: how far the branch is open."""

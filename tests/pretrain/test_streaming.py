@@ -1,0 +1,132 @@
+"""A recording fed in pieces, cut anywhere, gives the features of the recording as a whole, in constant memory."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from clips_for_tests import make_clip, tiny_model
+
+from pretrain.clips import Clip, View
+from pretrain.encoder import Encoder
+from pretrain.streaming import StreamingEncoder
+
+
+def open_encoder(**changes) -> Encoder:
+    torch.manual_seed(0)
+    encoder = Encoder(tiny_model(**changes)).double().eval()
+    for parameter in encoder.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, float(parameter.mean() > 0.5), 0.3)
+    return encoder
+
+
+def rows_between(rows, start, end):
+    """face or pose rows of a piece, their times from its start."""
+    if rows is None:
+        return None
+    there = (rows["times"] >= start - 1e-9) & (rows["times"] < end - 1e-9)
+    mine = there[rows["window"]]
+    cut = {name: values[mine] for name, values in rows.items() if name != "times"}
+    cut["window"] = cut["window"] - np.flatnonzero(there)[0] if there.any() else cut["window"]
+    return cut | {"times": rows["times"][there] - start}
+
+
+def pieces_of(clip, cuts):
+    """A clip cut at these times (seconds): frames, samples and rows are nowhere aligned with the encoder's grids."""
+    edges = [0.0, *cuts, clip.end]
+    for number, (start, end) in enumerate(itertools.pairwise(edges)):
+        views = {}
+        for name, view in clip.views.items():
+            first, last = (int(np.ceil(edge * view.frame_rate - 1e-9)) for edge in (start, end))
+            left, right = (int(np.ceil(edge * view.audio_rate - 1e-9)) for edge in (start, end))
+            views[name] = View(
+                frames=view.frames[first:last] if last > first else None,
+                frame_start=first / view.frame_rate - start,
+                frame_rate=view.frame_rate,
+                audio=view.audio[:, left:right],
+                audio_start=left / view.audio_rate - start,
+                audio_rate=view.audio_rate,
+                face=rows_between(view.face, start, end),
+                pose=rows_between(view.pose, start, end),
+            )
+        yield Clip(f"{clip.key}{number}", clip.key, 100 + start, 100 + end, clip.people, views, {}, {})
+
+
+def in_one_order(parts):
+    """Features and what they are, sorted by modality, view, person, time and place."""
+    columns = {n: torch.cat([getattr(p, n) for p in parts]).numpy() for n in ("modality", "view", "person", "place")}
+    time = torch.cat([p.time for p in parts]).numpy().round(6)
+    order = np.lexsort([columns["place"], time, columns["person"], columns["view"], columns["modality"]])
+    what = np.stack([*columns.values(), time], 1)[order]
+    return what, torch.cat([p.tokens for p in parts])[torch.from_numpy(order)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"causal": True, "reach_chunks": 2},
+        {"pooling": "attention", "pool_seconds": 1.0},
+        {"upper_layers": 1, "upper_rate": 2, "final_norm": False},
+        {"frame_rate": 5.0, "segment_frames": 8},
+    ],
+)
+def test_pieces_give_what_the_whole_gives(changes):
+    encoder = open_encoder(**changes)
+    clip = make_clip(seconds=23.0, views=2)
+    clip.views["cam1"].face = None
+    with torch.no_grad():
+        expected = in_one_order([encoder.encode_clips([clip])])
+    for cuts in ([], [0.31, 0.9, 7.77, 8.0, 8.01, 20.2], list(np.arange(1.0, 23.0))):
+        streaming = StreamingEncoder(encoder)
+        pieces = list(pieces_of(clip, cuts))
+        got = [features for piece in pieces for features in streaming.feed(piece)]
+        early = len(got)
+        got += streaming.finish()
+        assert early < len(got)
+        what, tokens = in_one_order(got)
+        assert np.array_equal(what, expected[0])
+        assert (tokens - expected[1]).abs().max() / expected[1].abs().max() < 1e-9
+
+
+def test_features_come_out_when_what_follows_is_known():
+    clip = make_clip(seconds=30.0)
+    for changes, wait in (({}, 2 * 2.0), ({"causal": True}, 0.0)):
+        encoder = open_encoder(**changes)
+        assert encoder.config.context_seconds == (4.0, wait)
+        streaming = StreamingEncoder(encoder)
+        for piece in pieces_of(clip, list(np.arange(1.0, 30.0))):
+            for features in streaming.feed(piece):
+                assert float(features.time.max()) <= piece.end - 100
+                last = float(features.time.min())
+        assert 30.0 - last <= wait + 2 * 2.0 + 2.0 + 1.0  # look-ahead, own chunk, a segment that begins in it, a piece
+
+
+def test_what_is_kept_does_not_grow():
+    encoder = open_encoder().float()
+    clip = make_clip(seconds=8.0)
+    streaming = StreamingEncoder(encoder)
+
+    def kept():
+        view = streaming._pieces.clip.views["cam0"]
+        numbers = view.frames.size + view.audio.size + view.face["landmarks"].size
+        for chunk in streaming._chunks.values():
+            numbers += chunk.x.numel() + sum(r.numel() for level in chunk.levels for r in level.read.values())
+        return numbers
+
+    sizes = []
+    for repeat in range(12):
+        clip.start, clip.end = 8.0 * repeat, 8.0 * repeat + 8
+        list(streaming.feed(clip))
+        sizes.append(kept())
+    assert max(sizes[3:]) <= 1.01 * sizes[3]
+
+
+def test_a_gap_is_named():
+    encoder = open_encoder()
+    streaming = StreamingEncoder(encoder)
+    first, _, third = pieces_of(make_clip(seconds=9.0), [3.0, 6.0])
+    list(streaming.feed(first))
+    with pytest.raises(ValueError, match=r"a2: begins at 6\.000 s, and the piece before it ended at 3\.000 s"):
+        list(streaming.feed(third))
