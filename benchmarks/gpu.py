@@ -37,7 +37,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 def attention_error(device: str, dtype: torch.dtype, heads: int = 12, head_dim: int = 64) -> float:
     """Largest difference / largest value of output and gradients on ``device`` against float32 on the CPU.
 
-    Blocks of 16 lengths, some queries and keys in no block, fewer keys than queries, keys of unequal weight: all that the model asks of the kernel.
+    Blocks of 16 lengths, some queries and keys in no block, fewer keys than queries, keys of unequal weight: all that the
+    model asks of the kernel.
     """
     rng = np.random.default_rng(0)
     queries, keys = rng.integers(1, 400, 16), rng.integers(1, 200, 16)

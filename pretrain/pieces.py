@@ -46,7 +46,7 @@ class Pieces:
     def add(self, piece: Clip) -> None:
         """Takes the next piece. Raises ValueError where it does not begin where the one before ended."""
         if self.clip is None:
-            self.clip = replace(piece, views={}, streams={})
+            self.clip = replace(piece, views={}, streams={}, meta={"speech": []})
         shift = piece.start - self.clip.start
         if abs(shift - self.end) > JITTER:
             raise ValueError(
@@ -64,6 +64,8 @@ class Pieces:
                 self._add_audio(mine, counted, view, shift, place)
             mine.face = _longer(mine.face, view.face, shift)
             mine.pose = _longer(mine.pose, view.pose, shift)
+        for said in piece.meta.get("speech", ()):
+            self.clip.meta["speech"].append({**said, "start": said["start"] + shift, "end": said["end"] + shift})
         for name, rows in piece.streams.items():
             self.clip.streams[name] = _longer(self.clip.streams.get(name), rows, shift) or {}
 
@@ -84,6 +86,7 @@ class Pieces:
         for name, view in self.clip.views.items():
             self._forget_view(view, self._counted[name], start)
             view.face, view.pose = (_later(rows, start - PLACE_SECONDS) for rows in (view.face, view.pose))
+        self.clip.meta["speech"] = [said for said in self.clip.meta["speech"] if said["end"] > start]
         self.clip.streams = {name: _later(rows, start) or {} for name, rows in self.clip.streams.items()}
 
     def _add_frames(self, mine: View, counted: _Counted, view: View, shift: float, place: str) -> None:

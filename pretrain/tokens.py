@@ -11,8 +11,9 @@ stream, person and chunk of the time grid for the rest. Person numbers tell who 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,12 +94,12 @@ def join(parts: Sequence[Tokens]) -> Tokens:
 def tokenize(clip: Clip, number: int, config: ModelConfig, modalities: Sequence[str]) -> dict[str, Tokens]:
     """The raw tokens of a clip by modality; what the clip lacks is absent. ``number`` becomes Tokens.clip."""
     parts: dict[str, list[Tokens]] = {}
-    for view_number, view in enumerate(clip.views.values()):
+    for view_number, (view_name, view) in enumerate(clip.views.items()):
         if "video" in modalities and view.frames is not None:
             video = video_tokens(model_frames(view, config), view.frame_start, config, number, view_number)
             if video is not None:
                 parts.setdefault("video", []).append(video)
-        for name, person, vectors, cells in _streams_of_view(view, config, modalities):
+        for name, person, vectors, cells in _streams_of_view(clip, view_name, config, modalities):
             parts.setdefault(name, []).append(
                 stream_tokens(vectors, cells, config.streams[name], config, number, view_number, person)
             )
@@ -111,18 +112,39 @@ def tokenize(clip: Clip, number: int, config: ModelConfig, modalities: Sequence[
     return {name: join(parts[name]) for name in config.modalities if name in parts}
 
 
-def _streams_of_view(view: View, config: ModelConfig, modalities: Sequence[str]):
+def _streams_of_view(clip: Clip, view_name: str, config: ModelConfig, modalities: Sequence[str]):
     """(stream, person, vectors [cell, feature], cell numbers [cell]) of everything but pixels in a view."""
+    view = clip.views[view_name]
     if "audio" in modalities and "audio" in config.streams and view.audio is not None:
         stream = config.streams["audio"]
-        for channel in view.audio:
-            yield "audio", SCENE, *audio_cells(channel, view.audio_start, view.audio_rate, stream)
+        for number, channel in enumerate(view.audio):
+            vectors, cells = audio_cells(channel, view.audio_start, view.audio_rate, stream)
+            speech = [s for s in clip.meta.get("speech", ()) if (s["view"], s["channel"]) == (view_name, number)]
+            chunks = np.floor(cells * stream.cell_seconds / config.chunk_seconds + 1e-6).astype(np.int64)
+            whose = np.array([speaker(speech, chunk, config.chunk_seconds) for chunk in np.unique(chunks)], np.int64)
+            whose = whose[np.unique(chunks, return_inverse=True)[1]] if len(chunks) else whose
+            for person in np.unique(whose).tolist():
+                yield "audio", person, vectors[whose == person], cells[whose == person]
     aspect = 1.0 if view.frames is None else view.frames.shape[2] / view.frames.shape[1]
     for name in ("face", "pose"):
         rows = getattr(view, name)
         if name in modalities and name in config.streams and rows is not None:
             for person, vectors, cells in person_cells(name, rows, config.streams[name].cell_seconds, aspect):
                 yield name, person, vectors, cells
+
+
+def speaker(speech: Sequence[Mapping[str, Any]], chunk: int, seconds: float) -> int:
+    """Whose a channel's sound is in a chunk: who is known to speak more than half of all speech there, else the scene's.
+
+    speech: the entries of meta.json for the channel.
+    """
+    spoken: dict[int | None, float] = {}
+    for said in speech:
+        lasts = min(said["end"], (chunk + 1) * seconds) - max(said["start"], chunk * seconds)
+        if lasts > 0:
+            spoken[said["person"]] = spoken.get(said["person"], 0.0) + lasts
+    most = max(spoken, key=lambda person: spoken[person], default=None)
+    return SCENE if most is None or 2 * spoken[most] <= sum(spoken.values()) else most
 
 
 def model_frames(view: View, config: ModelConfig) -> Tensor:

@@ -23,7 +23,7 @@ from pretrain.attention import Blocks, packed_attention
 from pretrain.config import Pooling
 from pretrain.pooling import RELATIONS, Groups, Layout, Upper
 
-OF_THE_SCENE = ("video", "audio")  # their tokens belong to no person
+OF_THE_SCENE = ("video",)  # its tokens belong to no person
 
 
 class Attention(nn.Module):

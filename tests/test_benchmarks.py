@@ -16,7 +16,7 @@ def test_the_comparison_of_attention_sees_rounding_and_nothing_else() -> None:
 def test_the_comparison_of_attention_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     right = gpu.packed_attention
     monkeypatch.setattr(
-        gpu, "packed_attention", lambda q, k, v, blocks: right(q, k, v, blocks) * (1 + (q.dtype != torch.float32))
+        gpu, "packed_attention", lambda q, k, v, *rest: right(q, k, v, *rest) * (1 + (q.dtype != torch.float32))
     )
     assert gpu.attention_error("cpu", torch.bfloat16) > gpu.TOLERANCE[torch.bfloat16]
 

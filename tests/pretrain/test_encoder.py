@@ -9,6 +9,7 @@ from clips_for_tests import make_clip, tiny_mask, tiny_model
 
 from pretrain.encoder import Encoder
 from pretrain.objective import MaskedAutoencoder
+from pretrain.tokens import speaker
 
 
 @pytest.fixture
@@ -121,6 +122,38 @@ def test_people_are_exchangeable_but_tracks_are_not(encoder):
     changed = encoder.encode_clips([exchanged]).tokens
     early = base.time < 2
     assert (changed - base.tokens)[early & (base.person >= 0)].abs().max() > 1e-3
+
+
+def test_exchanging_two_voices_changes_who_is_heard(encoder):
+    open_gates(encoder)
+    clip = make_clip()
+    view = clip.views["cam0"]
+    view.audio = np.concatenate([view.audio, view.audio[:, ::-1]])
+    clip.meta = {
+        "speech": [
+            {"view": "cam0", "channel": person, "start": 0.0, "end": 4.0, "person": person, "confidence": 1.0}
+            for person in (0, 1)
+        ]
+    }
+    exchanged, unknown = copy.deepcopy(clip), copy.deepcopy(clip)
+    exchanged.views["cam0"].audio = view.audio[::-1].copy()
+    outputs = []
+    for one in (clip, exchanged):
+        with torch.no_grad():
+            outputs.append(encoder.encode_clips([one]))
+    base, other = outputs
+    faces = base.modality == encoder.modalities.index("face")
+    assert (base.tokens - other.tokens)[faces].abs().max() > 1e-3
+    assert set(base.person[base.modality == 1].tolist()) == {0, 1}
+    unknown.meta = {}
+    with torch.no_grad():
+        assert set(encoder.encode_clips([unknown], ["audio"]).person.tolist()) == {-1}
+
+
+def test_a_chunk_of_sound_is_whose_who_speaks_most_of_it():
+    said = [{"start": 0.0, "end": 1.0, "person": 3}, {"start": 1.0, "end": 1.6, "person": 5}]
+    assert [speaker(said, chunk, 2.0) for chunk in (0, 1)] == [3, -1]
+    assert speaker([*said, {"start": 1.0, "end": 2.0, "person": None}], 0, 2.0) == -1
 
 
 def test_a_clip_is_the_same_alone_and_in_a_batch(encoder):

@@ -32,6 +32,24 @@ def rows_between(rows, start, end):
     return cut | {"times": rows["times"][there] - start}
 
 
+def speech_between(clip, start, end):
+    said = [{**s, "start": max(s["start"], start), "end": min(s["end"], end)} for s in clip.meta["speech"]]
+    return {
+        "speech": [{**s, "start": s["start"] - start, "end": s["end"] - start} for s in said if s["end"] > s["start"]]
+    }
+
+
+def talking_clip(**changes):
+    """Two people who talk by turns."""
+    clip = make_clip(**changes)
+    turns = np.arange(0, clip.end, 2.7)
+    clip.meta["speech"] = [
+        {"view": "cam0", "channel": 0, "start": float(t), "end": float(t) + 2.5, "person": n % 2}
+        for n, t in enumerate(turns)
+    ]
+    return clip
+
+
 def pieces_of(clip, cuts):
     """A clip cut at these times (seconds): frames, samples and rows are nowhere aligned with the encoder's grids."""
     edges = [0.0, *cuts, clip.end]
@@ -50,7 +68,16 @@ def pieces_of(clip, cuts):
                 face=rows_between(view.face, start, end),
                 pose=rows_between(view.pose, start, end),
             )
-        yield Clip(f"{clip.key}{number}", clip.key, 100 + start, 100 + end, clip.people, views, {}, {})
+        yield Clip(
+            f"{clip.key}{number}",
+            clip.key,
+            100 + start,
+            100 + end,
+            clip.people,
+            views,
+            {},
+            speech_between(clip, start, end),
+        )
 
 
 def in_one_order(parts):
@@ -74,7 +101,7 @@ def in_one_order(parts):
 )
 def test_pieces_give_what_the_whole_gives(changes):
     encoder = open_encoder(**changes)
-    clip = make_clip(seconds=23.0, views=2)
+    clip = talking_clip(seconds=23.0, views=2)
     clip.views["cam1"].face = None
     with torch.no_grad():
         expected = in_one_order([encoder.encode_clips([clip])])
@@ -91,7 +118,7 @@ def test_pieces_give_what_the_whole_gives(changes):
 
 
 def test_features_come_out_when_what_follows_is_known():
-    clip = make_clip(seconds=30.0)
+    clip = talking_clip(seconds=30.0)
     for changes, wait in (({}, 2 * 2.0), ({"causal": True}, 0.0)):
         encoder = open_encoder(**changes)
         assert encoder.config.context_seconds == (4.0, wait)
@@ -126,7 +153,7 @@ def test_what_is_kept_does_not_grow():
 def test_a_gap_is_named():
     encoder = open_encoder()
     streaming = StreamingEncoder(encoder)
-    first, _, third = pieces_of(make_clip(seconds=9.0), [3.0, 6.0])
+    first, _, third = pieces_of(talking_clip(seconds=9.0), [3.0, 6.0])
     list(streaming.feed(first))
     with pytest.raises(ValueError, match=r"a2: begins at 6\.000 s, and the piece before it ended at 3\.000 s"):
         list(streaming.feed(third))
