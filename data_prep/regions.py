@@ -34,17 +34,18 @@ def cell_means(values: NDArray, width: int, height: int, cell: int, box: Box = W
     """
     rows = _shares(values.shape[0], height, cell, box[1], box[3])
     columns = _shares(values.shape[1], width, cell, box[0], box[2])
-    return np.asarray(rows @ values.astype(np.float32, copy=False) @ columns.T, np.float32)
+    # Matrix products do not always add up in the same order: in float64 the written float32 are the same all the same.
+    return np.asarray(rows @ values.astype(np.float64) @ columns.T, np.float32)
 
 
 @lru_cache(maxsize=64)
-def _shares(length: int, pixels: int, cell: int, low: float, high: float) -> NDArray[np.float32]:
+def _shares(length: int, pixels: int, cell: int, low: float, high: float) -> NDArray[np.float64]:
     """Weight [cell, value] of each of ``length`` values in the means of the cells of ``pixels`` pixels from low to high."""
     edges = np.append(np.arange(0, pixels, cell), pixels) / pixels
     edges = (low + edges * (high - low)) * length
     at = np.arange(length)
     inside = np.clip(np.minimum(edges[1:, None], at + 1) - np.maximum(edges[:-1, None], at), 0, None)
-    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+    return inside / inside.sum(1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,11 @@ class Camera:
     """The camera's motion in flow fields of pictures of width x height pixels, taken every STEP pixels."""
 
     def __init__(self, width: int, height: int) -> None:
-        y, x = np.mgrid[0:height:STEP, 0:width:STEP].astype(np.float32)
+        y, x = np.mgrid[0:height:STEP, 0:width:STEP].astype(np.float64)
         self.here = np.stack([x, y, np.ones_like(x)], axis=-1)
         every = max(1, int(np.sqrt(x.size / MOST_POINTS)))
         self.some = (slice(every // 2, None, every), slice(every // 2, None, every))
-        self.points = np.ascontiguousarray(self.here[self.some][..., :2].reshape(-1, 2))
+        self.points = np.ascontiguousarray(self.here[self.some][..., :2].reshape(-1, 2), np.float32)
 
     def motion(self, flow: NDArray[np.float32]) -> NDArray[np.float32]:
         """The part of a flow field [rows, columns, 2] (pixels) that one shift, turn and zoom of the picture explain."""
@@ -151,4 +152,4 @@ class Camera:
         affine, _ = cv2.estimateAffinePartial2D(self.points, there, method=cv2.RANSAC, ransacReprojThreshold=0.5)
         if affine is None:  # no motion that any share of the picture agrees on
             return np.zeros_like(flow)
-        return self.here @ (affine - np.eye(2, 3)).T.astype(np.float32)
+        return (self.here @ (affine - np.eye(2, 3)).T).astype(np.float32)
