@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,15 +94,27 @@ class MaskedAutoencoder(nn.Module):
 
         Modalities that this batch lacks come as zeros that touch their parameters, so that all ranks reduce the same gradients.
         """
-        # made first, so that it comes last in the backward pass: gradients are then ready in the same order on all ranks,
-        # whatever streams their clips have (ZeRO 2 fills its buckets in that order and would add up different weights)
-        untouched = torch.stack([p.flatten()[0] * 0 for p in self.parameters() if p.requires_grad]).sum()
+        # made first, so that it comes last in the backward pass
+        untouched = _Last.apply(self._absent(batch), *(p for p in self.parameters() if p.requires_grad))
         predictions = self.rebuild(batch)
         losses = {}
         for name, predicted in predictions.items():
             target, valid = self.targets(name, batch)
             losses[name] = _masked_mean(torch.square(predicted.float() - target), valid).sum()
         return {name: losses[name] + untouched if name in losses else untouched for name in self.config.modalities}
+
+    def _absent(self, batch: Batch) -> set[nn.Parameter]:
+        """The parameters that a batch does not use: of streams that it lacks, and of sources that nobody reads."""
+        absent: list[nn.Module | nn.Parameter] = []
+        for name in set(self.config.modalities) - set(batch.both):
+            absent += [self.encoder.tokenizer(name), self.decoder.heads[name], self.decoder.mask_tokens[name]]
+        for trunk, layout in ((self.encoder.trunk, batch.encoder_layout), (self.decoder.trunk, batch.decoder_layout)):
+            for reading in trunk.readings():
+                absent += [reading] if not layout.sources else [
+                    gate for source, gate in reading.gates.items() if source not in layout.sources
+                ]  # fmt: skip
+        absent += [self.encoder.tokenizer(name) for name in batch.both if name not in batch.visible]
+        return {p for part in absent for p in ([part] if isinstance(part, nn.Parameter) else part.parameters())}
 
     def rebuild(self, batch: Batch) -> dict[str, Tensor]:
         """What the decoder says of the hidden tokens: modality -> [query, cell * feature]."""
@@ -154,6 +167,23 @@ class MaskedAutoencoder(nn.Module):
         ]
 
 
+class _Last(torch.autograd.Function):
+    """Zero that depends on all parameters: their gradients are ready when this one is, which comes last.
+
+    So they are ready in the same order on all ranks, whatever streams their clips have (ZeRO 2 fills its buckets in that
+    order and would add up different weights); and a parameter that the batch does not use has a gradient, zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, absent: set[nn.Parameter], *parameters: nn.Parameter) -> Tensor:
+        ctx.absent, ctx.parameters = absent, parameters
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(torch.zeros_like(p) if p in ctx.absent else None for p in ctx.parameters)
+
+
 def _batch(both: dict[str, Tokens], hidden: dict[str, np.ndarray], config: ModelConfig, keys: list[str]) -> Batch:
     """Everything that the two passes need, from the used tokens and which of them are hidden."""
     visible = {name: part.take(np.flatnonzero(~hidden[name])) for name, part in both.items()}
@@ -175,14 +205,17 @@ def pixel_targets(tubelets: Tensor, floor: float) -> Tensor:
     tubelets [token, (channel frame row column)], uint8 or normalised float -> [token, (frame row column channel)], as VideoMAE's
     decoder writes them.
     """
-    pixels = rearrange(tubelets, "token (channel pixel) -> token pixel channel", channel=3)
+    pixels = rearrange(tubelets, "token (channel pixel) -> token channel pixel", channel=3)
     if pixels.dtype == torch.uint8:
         pixels = pixels.float() / 255
     else:
-        pixels = pixels * pixels.new_tensor(IMAGE_STD) + pixels.new_tensor(IMAGE_MEAN)
-    centred = pixels - pixels.mean(1, keepdim=True)
-    normed = centred / (pixels.var(1, keepdim=True).sqrt() + floor)
-    return rearrange(normed, "token pixel channel -> token (pixel channel)")
+        std, mean = (pixels.new_tensor(values)[:, None] for values in (IMAGE_STD, IMAGE_MEAN))
+        pixels = pixels * std + mean
+    var, mean = torch.var_mean(
+        pixels, -1, keepdim=True
+    )  # before numbers are put in VideoMAE's order: four times faster
+    normed = pixels.sub_(mean).div_(var.sqrt_().add_(floor))
+    return rearrange(normed, "token channel pixel -> token (pixel channel)")
 
 
 def _masked_mean(errors: Tensor, valid: Tensor | None) -> Tensor:

@@ -214,10 +214,12 @@ class Trunk(nn.Module):
 
     def gates(self) -> dict[str, Tensor]:
         """Mean absolute gate of every source over layers and heads: how far the branch is open."""
-        readings = [block.reading.gates for block in self.blocks if isinstance(block, Block)]
-        return {
-            name: torch.stack([gates[name].detach().abs().mean() for gates in readings]).mean() for name in readings[0]
-        }
+        gates = [reading.gates for reading in self.readings()]
+        return {name: torch.stack([one[name].detach().abs().mean() for one in gates]).mean() for name in gates[0]}
+
+    def readings(self) -> list[GatedReading]:
+        """The gated branch of every layer."""
+        return [block.reading for block in self.blocks if isinstance(block, Block)]
 
 
 def initialise(module: nn.Module) -> None:

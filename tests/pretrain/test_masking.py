@@ -111,3 +111,22 @@ def test_the_pixel_floor_keeps_noise_on_a_plain_wall_small():
         sizes.append(float(targets.std()))
     assert sizes[0] == pytest.approx(1, abs=0.01)
     assert sizes[1] < 0.06
+
+
+def test_every_parameter_has_a_gradient_whatever_a_batch_lacks():
+    """ZeRO reduces all of them on all ranks."""
+    whole = make_clip()
+    mute, faceless, blind = (make_clip() for _ in range(3))
+    mute.views["cam0"].audio = None
+    faceless.views["cam0"].face = faceless.views["cam0"].pose = faceless.views["cam0"].audio = None
+    blind.views["cam0"].frames = None
+    short = make_clip(seconds=2.0)
+    short.views["cam0"].face = short.views["cam0"].pose = short.views["cam0"].audio = (
+        None  # one segment: nothing is read
+    )
+    for clip in (whole, mute, faceless, blind, short):
+        torch.manual_seed(0)
+        model = MaskedAutoencoder(tiny_model(pooling="attention"), tiny_mask())
+        sum(model(model.collate([clip], [0])).values()).backward()
+        lacking = [name for name, p in model.named_parameters() if p.grad is None]
+        assert not lacking
