@@ -6,39 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEModel
+from videomae_for_tests import SIZES, difference, redraw
 
 from configs import UserError
 from pretrain.config import MaskConfig, ModelConfig
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import load_encoder
-from pretrain.weights import initialise, renamed
-
-SIZES = {
-    "tiny": {
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 96,
-        "image_size": 32,
-    },
-    "wider": {
-        "hidden_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 320,
-        "image_size": [48, 64],
-    },
-}
-
-
-def redraw(model: torch.nn.Module) -> None:
-    """Every parameter drawn anew at the scale of trained ones, norms and biases included."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
-        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        parameter.data = (centre + scale * noise).to(parameter.dtype)
+from pretrain.layouts import renamed
+from pretrain.weights import initialise
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -60,9 +35,7 @@ def test_tokens_equal_last_hidden_state(size, kind, mean_pooling, dtype, tmp_pat
     with torch.no_grad():
         theirs = body(frames).last_hidden_state
         ours = load_encoder(tmp_path).to(dtype).encode(video=frames).tokens
-    assert ours.shape == theirs.shape
-    difference = (ours - theirs).abs().max() / theirs.abs().max()
-    assert difference <= (1e-5 if dtype == torch.float32 else 1e-9)
+    assert difference(ours, theirs) <= (1e-5 if dtype == torch.float32 else 1e-9)
 
 
 def test_live_names_of_biases_are_read_too(tmp_path):
@@ -138,7 +111,7 @@ def test_a_misfit_is_named(tmp_path):
         MaskConfig(),
     )
     with pytest.raises(UserError, match=r"model\.layers is 3 here and 2 there"):
-        initialise(ours, tmp_path)
+        initialise(ours, load_encoder(tmp_path), tmp_path)
 
 
 def test_initialise_fills_the_trunk_and_leaves_the_rest(tmp_path):
@@ -152,7 +125,7 @@ def test_initialise_fills_the_trunk_and_leaves_the_rest(tmp_path):
         MaskConfig(),
     )
     before = {name: value.clone() for name, value in ours.state_dict().items()}
-    initialise(ours, tmp_path)
+    initialise(ours, load_encoder(tmp_path), tmp_path)
     changed = {name for name, value in ours.state_dict().items() if not torch.equal(value, before[name])}
     trunk = {n for n in before if n.startswith(("encoder.trunk.", "encoder.video.")) and ".reading." not in n}
     assert changed == trunk
