@@ -49,8 +49,8 @@ def test_recomputed_codes_are_as_unlike_as_random_ones() -> None:
     same = torch.from_numpy(np.repeat(np.arange(8 * 14 * 14), 2))
     base = sinusoids(8 * 14 * 14, 768)[same]
     cosine = torch.cosine_similarity(sinusoids(8 * 14 * 28, 768), base).mean()
-    assert cosine < 0.7
-    assert torch.cosine_similarity(position_table(BASE, grid, 768), base).mean() > 0.98
+    assert cosine < 0.3  # two places drawn at random: 0.30
+    assert torch.cosine_similarity(position_table(BASE, grid, 768), base).mean() > 0.99
 
 
 def test_a_model_for_other_pictures_and_segments_keeps_the_table() -> None:
