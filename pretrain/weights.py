@@ -68,7 +68,7 @@ def read_videomae(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         if theirs is None:
             if not any("patch_embed.proj.weight" in name for name in parameters):
                 raise ValueError("Hugging Face's names, but no config.json beside it: give the folder that both lie in")
-            settings = sizes(weights) | _picture(content.get("args")) | {"layer_norm_eps": ORIGINAL_EPS}
+            settings = sizes(weights) | _original(content.get("args"))
         elif "model_config" in theirs:
             settings = _second_version(theirs["model_config"], weights)
         else:
@@ -106,12 +106,12 @@ def _read_file(file: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _picture(arguments: Any) -> dict[str, int]:
-    """Picture and segment of an original checkpoint: its own command line where the file holds it, else VideoMAE's."""
+def _original(arguments: Any) -> dict[str, Any]:
+    """What no shape of an original checkpoint tells: from the command line where it was saved along, else VideoMAE's own."""
     given = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
     side = given.get("input_size") or 224
     frames = (given.get("num_frames") or 16) * (given.get("num_segments") or 1)
-    return {"image_height": side, "image_width": side, "segment_frames": frames}
+    return {"image_height": side, "image_width": side, "segment_frames": frames, "layer_norm_eps": ORIGINAL_EPS}
 
 
 def _second_version(theirs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
