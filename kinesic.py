@@ -1,7 +1,7 @@
 """kinesic: features of long multimodal video of people interacting.
 
 >>> from kinesic import load_encoder
->>> encoder = load_encoder("RELEASE")            # or a Hugging Face VideoMAE folder
+>>> encoder = load_encoder("RELEASE")            # or a published VideoMAE: a Hugging Face folder, a .pth
 >>> out = encoder.encode(video=frames)           # out.tokens [batch, tokens, dim]
 
 Everything here is imported when it is first used, so that ``import kinesic`` and ``kinesic --help`` cost nothing.

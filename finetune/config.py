@@ -57,7 +57,7 @@ class RunConfig:
     """Release + labels -> trained head (and adapter), predictions, report. The encoder itself stays as it is."""
 
     encoder: Path
-    """a release, or a folder of a VideoMAE model as Hugging Face's transformers writes it"""
+    """a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
     data: Path
     """shards; or videos: a folder, one file or a manifest, prepared as the release asks and kept under OUT/shards"""
     labels: Path
@@ -105,7 +105,7 @@ class ExtractConfig:
     """Videos -> a table of features with time stamps."""
 
     encoder: Path
-    """a release, or a folder of a VideoMAE model as Hugging Face's transformers writes it"""
+    """a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
     video: Path
     """a video, a folder of videos, a manifest, or shards"""
     out: Path

@@ -27,11 +27,11 @@ from pretrain.weights import is_videomae
 
 
 def open_encoder(folder: Path, device: str) -> Encoder:
-    """The encoder of a release or of a Hugging Face VideoMAE folder, in eval mode on a device ("auto", "cpu", "cuda")."""
+    """The encoder of a release or of a published VideoMAE, in eval mode on a device ("auto", "cpu", "cuda")."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; --device cpu works everywhere")
-    if not folder.is_dir():
-        raise UserError(f"--encoder {folder}: no such folder")
+    if not folder.exists():
+        raise UserError(f"--encoder {folder}: no such folder or file")
     encoder = load_encoder(folder)
     if is_videomae(folder):
         print(f"encoder: VideoMAE of {folder} (video alone; no pretrained weights of kinesic are published yet)")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from pretrain.config import ReleaseConfig, RunConfig
+from pretrain.config import ExportConfig, ReleaseConfig, RunConfig
 
 COMMANDS = {
     "run": Command("train on shards; the same command goes on where it was stopped", RunConfig, "pretrain.engine:run"),
@@ -16,6 +16,12 @@ COMMANDS = {
         ReleaseConfig,
         "pretrain.release:release",
         ("run", "out"),
+    ),
+    "export": Command(
+        "a release's trunk -> a Hugging Face VideoMAE folder",
+        ExportConfig,
+        "pretrain.export:export",
+        ("encoder", "out"),
     ),
 }
 

@@ -53,15 +53,18 @@ class ModelConfig:
     decoder_heads: int = 3
     """attention heads of the decoder"""
     image_height: int = 224
-    """height, in pixels, of the picture whose places the position table names (VideoMAE's own: 224)"""
+    """height of the picture, in pixels; the shorter of height and width is what views are scaled to"""
     image_width: int = 224
-    """width, in pixels, of that picture"""
+    """width of the picture, in pixels"""
     patch: int = 16
     """side of a video token, in pixels"""
     tubelet: int = 2
     """frames of a video token"""
     segment_frames: int = 16
     """consecutive frames of a segment: what a VideoMAE encoder reads at once"""
+    table: tuple[int, int, int] | None = None
+    """video tokens (time, height, width) that the position table was made for, where they are others than a segment's own:
+    VideoMAE's at 224 x 224 is [8, 14, 14], and is interpolated for other pictures and segments"""
     frame_rate: float = 12.5
     """frames a second that the encoder takes from a view; faster video is thinned to it"""
     streams: dict[str, StreamConfig] = field(default_factory=default_streams)
@@ -124,6 +127,11 @@ class ModelConfig:
         """How many seconds before and after its chunk reach a token through all layers: the receptive field."""
         reach = self.layers * self.reach_chunks * self.chunk_seconds
         return reach, 0.0 if self.causal else reach
+
+    @property
+    def base(self) -> tuple[int, int, int]:
+        """Video tokens along (time, height, width) that the position table was made for."""
+        return self.grid if self.table is None else (self.table[0], self.table[1], self.table[2])
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -218,7 +226,7 @@ class RunConfig:
     weights: dict[str, float] = field(default_factory=dict)
     """weight of a modality in the loss; 1 where not named"""
     init: Path | None = None
-    """Hugging Face VideoMAE folder to start from"""
+    """what to start from: a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
     steps: int = 100_000
     """optimizer steps in all"""
     batch: int = 256
@@ -257,5 +265,15 @@ class ReleaseConfig:
 
     run: Path
     """folder of a `kinesic pretrain run`; its newest checkpoint is taken"""
+    out: Path
+    """folder to write; it must not exist"""
+
+
+@dataclass
+class ExportConfig:
+    """An encoder -> a folder that transformers' VideoMAEModel reads."""
+
+    encoder: Path
+    """a release, or any VideoMAE that load_encoder reads"""
     out: Path
     """folder to write; it must not exist"""

@@ -20,7 +20,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.base = config.grid
+        self.base = config.base
         width = config.decoder_dim
         outputs = {name: s.cells_per_token * s.features for name, s in config.streams.items()}
         outputs = {"video": 3 * config.tubelet * config.patch**2, **outputs}

@@ -27,6 +27,7 @@ from pretrain.config import OptimizerConfig, RunConfig
 from pretrain.objective import Batch, MaskedAutoencoder
 from pretrain.pictures import draw_losses, draw_reconstructions
 from pretrain.processes import Processes, StopRequest, only_run_in, start_processes
+from pretrain.release import load_encoder
 from pretrain.stream import Clips, batches, mask_seed
 from pretrain.tracking import Tracker, say
 from pretrain.weights import initialise
@@ -97,7 +98,7 @@ def _build(config: RunConfig) -> MaskedAutoencoder:
     model = MaskedAutoencoder(config.model, config.mask)
     model.encoder.trunk.checkpointing = config.checkpointing
     if config.init is not None:
-        initialise(model, config.init)
+        initialise(model, load_encoder(config.init), config.init)
     return model
 
 

@@ -137,10 +137,15 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, clips: Iterable[Clip]) -> None:
-        """Sets mean and deviation of every stream's numbers from these clips."""
+        """Sets mean and deviation of every stream's numbers from these clips; what a release brought along stays."""
         sums: dict[str, list[np.ndarray]] = {}
+        unset = [
+            name
+            for name, module in self.encoder.streams.items()
+            if isinstance(module, StreamTokenizer) and bool((module.std == 1).all())
+        ]
         for number, clip in enumerate(clips):
-            for name, part in tokenize(clip, number, self.config, tuple(self.config.streams)).items():
+            for name, part in tokenize(clip, number, self.config, unset).items():
                 assert part.valid is not None
                 sums.setdefault(name, []).append(part.values[part.valid].numpy().astype(np.float64))
         for name, cells in sums.items():

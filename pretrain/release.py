@@ -100,14 +100,17 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def load_encoder(folder: Path | str) -> Encoder:
-    """The encoder of a release, or of a Hugging Face VideoMAE folder, in eval mode on the CPU in float32.
+def load_encoder(path: Path | str) -> Encoder:
+    """The encoder of a release, a Hugging Face VideoMAE folder or an original .pth, in eval mode on the CPU in float32.
 
-    Checks every file against SHA256SUMS first and unpickles nothing. Raises UserError: which file, what is wrong.
+    Checks every file of a release against SHA256SUMS first and unpickles nothing; runs nothing out of a .pth or .bin.
+    Raises UserError: which file, what is wrong.
     """
-    folder = Path(folder)
+    folder = Path(path)
+    if folder.is_file():
+        return load_videomae(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder or file")
     if not (folder / SUMS).is_file():
         if is_videomae(folder):
             return load_videomae(folder)

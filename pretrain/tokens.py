@@ -278,7 +278,7 @@ class VideoTokenizer(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.base = config.grid
+        self.base = config.base
         self.weight = nn.Parameter(torch.empty(config.dim, 3, config.tubelet, config.patch, config.patch))
         self.bias = nn.Parameter(torch.zeros(config.dim))
         nn.init.xavier_uniform_(self.weight.view(config.dim, -1))

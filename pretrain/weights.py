@@ -1,64 +1,139 @@
-"""Published VideoMAE weights <-> ours: a fixed renaming, no number is changed.
+"""Published VideoMAE weights -> an encoder that computes what they computed, or the start of a run.
 
-Reads a Hugging Face folder (config.json, model.safetensors) of VideoMAEModel, VideoMAEForPreTraining or
-VideoMAEForVideoClassification. Saved files name ``q_bias`` and ``v_bias``, the live module ``query.bias`` and
-``value.bias``: both are read.
+Reads Hugging Face folders and the files of the original repositories (layouts.py says which names). Nothing in a file is
+run: pickles are read with ``weights_only``, and one that asks for more is refused.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-from dataclasses import replace
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from configs import UserError
 from pretrain.config import ModelConfig
 from pretrain.encoder import Encoder
+from pretrain.layouts import POSITIONS, check_positions, renamed, sizes
 
-_RENAMED = (
-    (r"^embeddings\.patch_embeddings\.projection\.", "video."),
-    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"trunk.blocks.\1.attn.proj."),
-    (r"^encoder\.layer\.(\d+)\.attention\.attention\.(?:q_bias|query\.bias)$", r"trunk.blocks.\1.attn.q_bias"),
-    (r"^encoder\.layer\.(\d+)\.attention\.attention\.(?:v_bias|value\.bias)$", r"trunk.blocks.\1.attn.v_bias"),
-    (r"^encoder\.layer\.(\d+)\.layernorm_before\.", r"trunk.blocks.\1.norm1."),
-    (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"trunk.blocks.\1.norm2."),
-    (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"trunk.blocks.\1.mlp.fc1."),
-    (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"trunk.blocks.\1.mlp.fc2."),
-    (r"^layernorm\.", "trunk.norm."),
-)
-_QKV = re.compile(r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.weight$")
-_NOT_OF_THE_ENCODER = (
-    "decoder.",
-    "mask_token",
-    "encoder_to_decoder.",
-    "position_embeddings",
-    "fc_norm.",
-    "classifier.",
-)
+FILES = (".pth", ".pt", ".bin", ".safetensors")
+IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
+UNDER = ("model", "module", "state_dict")  # where original checkpoints (PyTorch's, DeepSpeed's) keep the parameters
+ORIGINAL_EPS = 1e-6
+MUST_AGREE = ("dim", "layers", "heads", "mlp_dim", "patch", "tubelet", "qv_bias", "final_norm", "layer_norm_eps")
 
 
-def is_videomae(folder: Path) -> bool:
-    """Whether a folder holds a Hugging Face VideoMAE."""
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == "videomae"
+def is_videomae(path: Path) -> bool:
+    """Whether a path is a Hugging Face folder of VideoMAE or VideoMAE V2, or a file that may hold such weights."""
+    return path.suffix in FILES if path.is_file() else _hub_config(path) is not None
 
 
-def videomae_config(folder: Path, streams: ModelConfig | None = None) -> ModelConfig:
-    """The ModelConfig of a Hugging Face VideoMAE folder; fields that it does not know are taken from ``streams``."""
-    theirs = json.loads((folder / "config.json").read_text())
-    if theirs.get("model_type") != "videomae":
-        raise UserError(f"{folder / 'config.json'}: model_type is {theirs.get('model_type')!r}, not 'videomae'")
+def _hub_config(folder: Path) -> dict[str, Any] | None:
+    """The config.json of a Hugging Face VideoMAE folder, None for any other. Raises UserError for a damaged one."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: no JSON ({error})") from None
+    known = isinstance(config, dict) and str(config.get("model_type", "")).lower().startswith("videomae")
+    return config if known else None
+
+
+def read_videomae(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Sizes and parameters, by our names, of a published VideoMAE. Raises UserError: which file, what is wrong."""
+    if path.is_file() and path.name in IN_A_FOLDER and _hub_config(path.parent) is not None:
+        path = path.parent
+    file, theirs = path, None
+    if path.is_dir():
+        theirs = _hub_config(path)
+        file = next((path / name for name in IN_A_FOLDER if (path / name).is_file()), path)
+        if file == path:
+            raise UserError(f"{path}: neither {' nor '.join(IN_A_FOLDER)} beside config.json")
+    content = _read_file(file)
+    settings: dict[str, Any]
+    try:
+        parameters = next((content[key] for key in UNDER if isinstance(content.get(key), Mapping)), content)
+        weights = renamed(parameters)
+        positions = weights.pop(POSITIONS, None)
+        if theirs is None:
+            if not any("patch_embed.proj.weight" in name for name in parameters):
+                raise ValueError("Hugging Face's names, but no config.json beside it: give the folder that both lie in")
+            settings = sizes(weights) | _original(content.get("args"))
+        elif "model_config" in theirs:
+            settings = _second_version(theirs["model_config"], weights)
+        else:
+            settings = _hugging_face(theirs)
+        config = ModelConfig(streams={}, **settings)
+        if positions is not None:
+            check_positions(positions, config.base)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: {error}") from None
+    return config, weights
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    """What a file of weights holds. Raises UserError; runs nothing out of the file."""
+    if file.suffix not in FILES:
+        raise UserError(f"{file}: no file of weights ({', '.join(FILES)})")
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise UserError(f"{file}: damaged or no safetensors ({error})") from None
+    try:
+        # original checkpoints hold the command line as a Namespace, which is a class of plain values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # mapped, so that an optimizer's state, three times the weights, is never read
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # a damaged pickle can raise anything
+        if asked := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{file}: refused, it asks to run {asked[1]}; only tensors and plain values are read"
+            ) from None
+        raise UserError(f"{file}: damaged, or no file that PyTorch saved ({type(error).__name__})") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file}: holds no parameters by name, but one {type(content).__name__}")
+    return dict(content)
+
+
+def _original(arguments: Any) -> dict[str, Any]:
+    """What no shape of an original checkpoint tells: from the command line where it was saved along, else VideoMAE's own."""
+    given = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+    side = given.get("input_size") or 224
+    frames = (given.get("num_frames") or 16) * (given.get("num_segments") or 1)
+    return {"image_height": side, "image_width": side, "segment_frames": frames, "layer_norm_eps": ORIGINAL_EPS}
+
+
+def _second_version(theirs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Settings of ModelConfig out of a Hugging Face folder of VideoMAE V2: its own config, and the shapes."""
+    if theirs.get("cos_attn"):
+        raise ValueError("its attention is a cosine's (cos_attn); only VideoMAE's own is read")
+    side = theirs.get("img_size", 224)
+    return sizes(weights, theirs.get("num_heads")) | {
+        "image_height": side,
+        "image_width": side,
+        "segment_frames": theirs.get("num_frames", 16),
+        "layer_norm_eps": theirs.get("layer_norm_eps", ORIGINAL_EPS),
+    }
+
+
+def _hugging_face(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of ModelConfig out of transformers' VideoMAEConfig, whose defaults a config.json leaves out."""
     if theirs.get("hidden_act", "gelu") != "gelu" or theirs.get("num_channels", 3) != 3:
-        raise UserError(f"{folder / 'config.json'}: only GELU and three colour channels are read")
+        raise ValueError("only GELU and three colour channels are read")
     size = theirs.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
-    ours: dict[str, Any] = {
+    return {
         "dim": theirs.get("hidden_size", 768),
         "layers": theirs.get("num_hidden_layers", 12),
         "heads": theirs.get("num_attention_heads", 12),
@@ -72,47 +147,19 @@ def videomae_config(folder: Path, streams: ModelConfig | None = None) -> ModelCo
         "qv_bias": theirs.get("qv_bias", True),
         "final_norm": not theirs.get("use_mean_pooling", True),
     }
-    if streams is None:
-        return ModelConfig(streams={}, **ours)
-    return replace(streams, **ours)
 
 
-def renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of a VideoMAE by our names. Raises UserError on a name that VideoMAE does not have."""
-    ours: dict[str, Tensor] = {}
-    qkv: dict[str, dict[str, Tensor]] = {}
-    for name, value in theirs.items():
-        name = name.removeprefix("videomae.")
-        if name.startswith(_NOT_OF_THE_ENCODER):
-            continue
-        if found := _QKV.match(name):
-            qkv.setdefault(found[1], {})[found[2]] = value
-            continue
-        for pattern, replacement in _RENAMED:
-            if re.match(pattern, name):
-                ours[re.sub(pattern, replacement, name)] = value
-                break
-        else:
-            raise UserError(f"unknown parameter {name!r}: is this a VideoMAE?")
-    for layer, parts in qkv.items():
-        ours[f"trunk.blocks.{layer}.attn.qkv.weight"] = torch.cat([parts[part] for part in ("query", "key", "value")])
-    return ours
+def of_the_trunk(name: str) -> bool:
+    """Whether a parameter of the encoder is one that VideoMAE has: patch embedding or trunk without the gated branch."""
+    return name.startswith(("video.", "trunk.")) and ".reading." not in name
 
 
-def read_videomae(folder: Path) -> dict[str, Tensor]:
-    """The encoder's parameters of a Hugging Face VideoMAE folder, by our names. Raises UserError where there are none."""
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise UserError(f"{folder}: no model.safetensors beside config.json")
-    return renamed(load_file(file))
-
-
-def fill(encoder: Encoder, weights: dict[str, Tensor], source: Path) -> None:
-    """Puts trunk and patch embedding into an encoder; its streams and gates stay as they are. Raises UserError on a misfit."""
+def fill(encoder: Encoder, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Puts parameters into an encoder: all of the trunk's, others where given. Raises UserError on a misfit."""
     own = encoder.state_dict()
-    expected = {name for name in own if name.startswith(("video.", "trunk.")) and ".reading." not in name}
+    expected = {name for name in own if of_the_trunk(name)}
     wrong = sorted(n for n in weights if n in own and own[n].shape != weights[n].shape)
-    missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
+    missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - set(own))
     for names, what in ((wrong, "other shapes"), (missing, "absent there"), (unknown, "unknown here")):
         if names:
             raise UserError(
@@ -121,33 +168,41 @@ def fill(encoder: Encoder, weights: dict[str, Tensor], source: Path) -> None:
     encoder.load_state_dict({**own, **weights})
 
 
-def load_videomae(folder: Path) -> Encoder:
+def load_videomae(path: Path) -> Encoder:
     """An encoder that computes what the published VideoMAE computes; it reads video alone."""
-    encoder = Encoder(videomae_config(folder))
-    fill(encoder, read_videomae(folder), folder)
+    config, weights = read_videomae(path)
+    encoder = Encoder(config)
+    fill(encoder, weights, path)
     return encoder.eval()
 
 
-def initialise(model: nn.Module, folder: Path) -> None:
-    """Starts the encoder of a MaskedAutoencoder from a VideoMAE folder. Raises UserError naming what does not fit."""
+def initialise(model: nn.Module, source: Encoder, path: Path) -> None:
+    """Starts the encoder of a MaskedAutoencoder from a loaded one: the trunk, and of a release streams and open gates too.
+
+    What the source does not know (a new stream, its gates) stays as it is drawn. Raises UserError naming what does not fit.
+    """
     encoder = model.encoder
     assert isinstance(encoder, Encoder)
-    theirs = videomae_config(folder, encoder.config)
-    for name in (
-        "dim",
-        "layers",
-        "heads",
-        "mlp_dim",
-        "patch",
-        "tubelet",
-        "segment_frames",
-        "qv_bias",
-        "final_norm",
-        "layer_norm_eps",
-    ):
-        ours, published = getattr(encoder.config, name), getattr(theirs, name)
+    for name in MUST_AGREE:
+        ours, published = getattr(encoder.config, name), getattr(source.config, name)
         if ours != published:
             raise UserError(
-                f"--init {folder}: model.{name} is {ours} here and {published} there; set model.{name} to {published}"
+                f"--init {path}: model.{name} is {ours} here and {published} there; set model.{name} to {published}"
             )
-    fill(encoder, read_videomae(folder), folder)
+    ours, published = encoder.config.base, source.config.base
+    if ours != published:  # another grid's sine and cosine would name other places: the table is kept, and interpolated
+        raise UserError(
+            f"--init {path}: the position table is for {list(ours)} tokens (time, height, width) here and "
+            f"{list(published)} there; set model.table to {list(published)}"
+        )
+    for name, stream in source.config.streams.items():
+        if name in encoder.config.streams and encoder.config.streams[name] != stream:
+            raise UserError(
+                f"--init {path}: model.streams.{name} is {encoder.config.streams[name]} here and {stream} there"
+            )
+    # of video alone behind closed gates the branch has learnt nothing: a VideoMAE's was drawn a moment ago
+    more = source.config.streams or any(float(gate) for gate in source.trunk.gates().values())
+    own = encoder.state_dict()
+    fill(encoder, {n: v for n, v in source.state_dict().items() if of_the_trunk(n) or (more and n in own)}, path)
+    if left := [name for name in source.config.streams if name not in encoder.config.streams]:
+        print(f"--init {path}: left out, this model reads no {', '.join(left)}")

@@ -1,44 +1,22 @@
 """Same function as the published VideoMAE, every parameter redrawn (default biases are zero and would hide mistakes)."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from clips_for_tests import make_clip, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEModel
+from videomae_for_tests import SIZES, difference, redraw
 
 from configs import UserError
-from pretrain.config import MaskConfig, ModelConfig
+from pretrain.config import MaskConfig, ModelConfig, StreamConfig
+from pretrain.encoder import Encoder
+from pretrain.layouts import renamed
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import load_encoder
-from pretrain.weights import initialise, renamed
-
-SIZES = {
-    "tiny": {
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 96,
-        "image_size": 32,
-    },
-    "wider": {
-        "hidden_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 320,
-        "image_size": [48, 64],
-    },
-}
-
-
-def redraw(model: torch.nn.Module) -> None:
-    """Every parameter drawn anew at the scale of trained ones, norms and biases included."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
-        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        parameter.data = (centre + scale * noise).to(parameter.dtype)
+from pretrain.weights import initialise
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -60,9 +38,35 @@ def test_tokens_equal_last_hidden_state(size, kind, mean_pooling, dtype, tmp_pat
     with torch.no_grad():
         theirs = body(frames).last_hidden_state
         ours = load_encoder(tmp_path).to(dtype).encode(video=frames).tokens
-    assert ours.shape == theirs.shape
-    difference = (ours - theirs).abs().max() / theirs.abs().max()
-    assert difference <= (1e-5 if dtype == torch.float32 else 1e-9)
+    assert difference(ours, theirs) <= (1e-5 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("kind", [VideoMAEModel, VideoMAEForPreTraining])
+@pytest.mark.parametrize("names", ["saved", "live"])
+def test_a_folder_with_bin_gives_the_same_as_with_safetensors(kind, names, tmp_path):
+    """pytorch_model.bin, as older versions of transformers wrote it; given as a folder or as the file in it."""
+    config = VideoMAEConfig(
+        **SIZES["tiny"], use_mean_pooling=False, decoder_hidden_size=48, decoder_num_hidden_layers=1
+    )
+    model = kind(config)
+    redraw(model)
+    model.save_pretrained(tmp_path)
+    expected = load_encoder(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors") if names == "saved" else model.state_dict()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    for path in (tmp_path, tmp_path / "pytorch_model.bin"):
+        got = load_encoder(path)
+        assert got.config == expected.config
+        parameters = {n: value for n, value in got.state_dict().items() if ".reading." not in n}
+        assert all(torch.equal(value, expected.state_dict()[n]) for n, value in parameters.items())
+    file = tmp_path / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: damaged"):
+        load_encoder(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        load_encoder(tmp_path)
 
 
 def test_live_names_of_biases_are_read_too(tmp_path):
@@ -138,7 +142,7 @@ def test_a_misfit_is_named(tmp_path):
         MaskConfig(),
     )
     with pytest.raises(UserError, match=r"model\.layers is 3 here and 2 there"):
-        initialise(ours, tmp_path)
+        initialise(ours, load_encoder(tmp_path), tmp_path)
 
 
 def test_initialise_fills_the_trunk_and_leaves_the_rest(tmp_path):
@@ -152,10 +156,56 @@ def test_initialise_fills_the_trunk_and_leaves_the_rest(tmp_path):
         MaskConfig(),
     )
     before = {name: value.clone() for name, value in ours.state_dict().items()}
-    initialise(ours, tmp_path)
+    initialise(ours, load_encoder(tmp_path), tmp_path)
     changed = {name for name, value in ours.state_dict().items() if not torch.equal(value, before[name])}
     trunk = {n for n in before if n.startswith(("encoder.trunk.", "encoder.video.")) and ".reading." not in n}
     assert changed == trunk
+
+
+def test_a_table_for_another_picture_is_asked_for(tmp_path):
+    """A run at another size keeps the published places: recomputed for its own grid they would be others."""
+    published = VideoMAEModel(VideoMAEConfig(**{**SIZES["tiny"], "image_size": 64}, use_mean_pooling=False))
+    redraw(published)
+    published.save_pretrained(tmp_path)
+    sizes = {"dim": 48, "layers": 2, "heads": 3, "mlp_dim": 96, "decoder_dim": 24, "layer_norm_eps": 1e-12}
+    sizes |= {"image_height": 32, "image_width": 32, "segment_frames": 32, "streams": {}}
+    start = load_encoder(tmp_path)
+    with pytest.raises(UserError, match=r"set model\.table to \[8, 4, 4\]"):
+        initialise(MaskedAutoencoder(ModelConfig(**sizes), MaskConfig()), start, tmp_path)
+    ours = MaskedAutoencoder(ModelConfig(**sizes, table=(8, 4, 4)), MaskConfig())
+    initialise(ours, start, tmp_path)
+    assert ours.encoder.video.base == ours.decoder.base == (8, 4, 4)
+    frames = torch.randn(1, 16, 3, 32, 32)  # half a segment of this run: the first half of the published one's places
+    assert torch.isfinite(ours.encoder.encode(video=frames).tokens).all()
+
+
+def test_a_run_goes_on_from_a_release_and_a_new_stream_changes_nothing(capsys):
+    """Gates, streams and their statistics come along; what the release does not know starts behind closed gates."""
+    trained = Encoder(tiny_model(streams={n: s for n, s in tiny_model().streams.items() if n != "pose"})).eval()
+    redraw(trained)
+    for module in trained.streams.values():
+        module.mean.normal_()
+        module.std.uniform_(0.5, 2)
+    ours = MaskedAutoencoder(tiny_model(), MaskConfig()).eval()
+    initialise(ours, trained, Path("release"))
+    clips = [make_clip("a", seed=1, views=2), make_clip("b", seed=2)]
+    ours.fit_statistics(clips)  # measures the new stream alone
+    assert torch.equal(ours.encoder.streams["face"].std, trained.streams["face"].std)
+    assert not (ours.encoder.streams["pose"].std == 1).all()
+    with torch.no_grad():
+        theirs, mine = trained.encode_clips(clips), ours.encoder.encode_clips(clips)
+    known = mine.modality < len(trained.modalities)
+    assert not known.all()
+    assert difference(mine.tokens[known], theirs.tokens) < 1e-5
+    assert not capsys.readouterr().out
+
+    fewer = MaskedAutoencoder(tiny_model(streams={"audio": tiny_model().streams["audio"]}), MaskConfig())
+    initialise(fewer, trained, Path("release"))
+    assert "reads no face" in capsys.readouterr().out
+    other = tiny_model()
+    other.streams["face"] = StreamConfig(features=478 * 3 + 52 + 9, cell_seconds=0.25, cells_per_token=4)
+    with pytest.raises(UserError, match=r"model\.streams\.face"):
+        initialise(MaskedAutoencoder(other, MaskConfig()), trained, Path("release"))
 
 
 def test_a_foreign_parameter_stops(tmp_path):
