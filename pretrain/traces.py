@@ -51,7 +51,7 @@ def _voice(clip: Clip, audio: Tokens, person: int, model: ModelConfig) -> np.nda
     said = [(s["start"], s["end"]) for s in clip.meta["speech"] if s["person"] in (person, None)]
     start, end = extent("audio", audio, model)
     begins, ends = np.array(said, float).reshape(-1, 2).T
-    return ((start[:, None] < ends) & (end[:, None] > begins)).any(1)
+    return np.any((start[:, None] < ends) & (end[:, None] > begins), axis=1)
 
 
 def _pixels(clip: Clip, video: Tokens, person: int, model: ModelConfig, margin: float) -> np.ndarray:
