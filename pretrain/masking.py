@@ -18,7 +18,7 @@ from pretrain.kinds import DRAWS, Determined
 from pretrain.tokens import Tokens
 
 NOT_REBUILT = -1
-OF_KINDS = 1  # tells the numbers that a kind draws from those of the random mask below it
+OF_KINDS, OF_DECODING = 1, 2  # draw numbers of their own: neither changes what the random mask hides
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Mask:
 def draw_mask(clip: Clip, tokens: dict[str, Tokens], model: ModelConfig, mask: MaskConfig, seed: int) -> Mask:
     """The mask of a clip; ``tokens`` are all of its tokens, by modality."""
     kind, fixed = _draw_kind(clip, tokens, model, mask, np.random.default_rng([seed, OF_KINDS]))
-    rng = np.random.default_rng(seed)
+    rng, decoding = np.random.default_rng(seed), np.random.default_rng([seed, OF_DECODING])
     free = {name: fixed.left(name, part) for name, part in tokens.items()}
     tracks = {name: _tracks(part, free[name]) for name, part in tokens.items() if name != "video"}
     shown = shown_tokens(tracks, mask, rng)
@@ -50,9 +50,9 @@ def draw_mask(clip: Clip, tokens: dict[str, Tokens], model: ModelConfig, mask: M
             chance = _spans(len(part), tracks[name], shown[name], span, rng)
         drawn.hidden[name] = chance | ~free[name]
         drawn.rebuilt[name] = np.full(len(part), NOT_REBUILT)
-        drawn.rebuilt[name][decoded_tokens(chance, mask.decoded, rng)] = KINDS.index("random")
+        drawn.rebuilt[name][decoded_tokens(chance, mask.decoded, decoding)] = KINDS.index("random")
         if name in fixed.rebuilt:
-            drawn.rebuilt[name][decoded_tokens(fixed.rebuilt[name], mask.decoded, rng)] = KINDS.index(kind)
+            drawn.rebuilt[name][decoded_tokens(fixed.rebuilt[name], mask.decoded, decoding)] = KINDS.index(kind)
     return drawn
 
 
