@@ -223,12 +223,24 @@ def test_the_future_is_told_from_the_past_alone(clip, seed):
     for name in ("face", "pose"):
         assert len(np.unique(tokens[name].person[of_kind(drawn, name, "future")])) <= 1
     before = model.collate([clip], [seed])
+    heard = {time: person for time, person in zip(*speakers(before.visible.get("audio")), strict=True)}
     other_future(clip, now + 0.0125)  # half the window of a spectrum
     after = model.collate([clip], [seed])
     for name, part in before.visible.items():
         assert torch.equal(part.values, after.visible[name].values)
         np.testing.assert_array_equal(part.person, after.visible[name].person)
         np.testing.assert_array_equal(part.time, after.visible[name].time)
+    # of those who speak, too, only the past is told
+    clip.meta["speech"] = [said for said in clip.meta.get("speech", ()) if said["end"] <= now // 2 * 2]
+    told = dict(zip(*speakers(tokenize(clip, 0, MODEL, ["audio"])["audio"]), strict=True))
+    assert all(told[time] == person for time, person in heard.items())
+
+
+def speakers(audio: Tokens | None) -> tuple[list[float], list[int]]:
+    """Times and persons of sound in the first view."""
+    if audio is None:
+        return [], []
+    return audio.time[audio.view == 0].tolist(), audio.person[audio.view == 0].tolist()
 
 
 def other_future(clip: Clip, now: float) -> None:
@@ -244,8 +256,6 @@ def other_future(clip: Clip, now: float) -> None:
             for name, values in rows.items():
                 if name not in {"times", "window", "person"}:
                     values[later] = 0.5
-    if "speech" in clip.meta:
-        clip.meta["speech"] = [said for said in clip.meta["speech"] if said["end"] <= now]
 
 
 @settings(deadline=None, max_examples=30)
