@@ -160,7 +160,9 @@ def test_nothing_of_a_hidden_partner_is_seen(clip, seed):
         instants = np.linspace(video.time[row] - 0.125, video.time[row] + 0.125, 9)
         boxes = lane(instants[(instants > start) & (instants < end)], person, people)
         y, x = divmod(int(video.place[row]), 4)
-        touches = (boxes[:, 0] < (x + 1) / 4) & (boxes[:, 2] > x / 4) & (boxes[:, 1] < (y + 1) / 4) & (boxes[:, 3] > y / 4)
+        touches = (
+            (boxes[:, 0] < (x + 1) / 4) & (boxes[:, 2] > x / 4) & (boxes[:, 1] < (y + 1) / 4) & (boxes[:, 3] > y / 4)
+        )
         assert not touches.any()
     audio = tokens["audio"]
     for row in np.flatnonzero((audio.time + 0.25 > start) & (audio.time - 0.25 < end)):
@@ -223,7 +225,7 @@ def test_the_future_is_told_from_the_past_alone(clip, seed):
     for name in ("face", "pose"):
         assert len(np.unique(tokens[name].person[of_kind(drawn, name, "future")])) <= 1
     before = model.collate([clip], [seed])
-    heard = {time: person for time, person in zip(*speakers(before.visible.get("audio")), strict=True)}
+    heard = dict(zip(*speakers(before.visible.get("audio")), strict=True))
     other_future(clip, now + 0.0125)  # half the window of a spectrum
     after = model.collate([clip], [seed])
     for name, part in before.visible.items():
