@@ -173,6 +173,20 @@ def test_nothing_of_a_hidden_partner_is_seen(clip, seed):
         assert not heard or of_kind(drawn, "audio", "partner")[row]
 
 
+def test_tokens_that_reach_into_the_hidden_time_are_hidden():
+    """2 s that begin anywhere touch 5 tokens of 0.5 s and 9 tubelets of 0.25 s."""
+    clip = scene(0, seconds=9.0)
+    inner = 0
+    for seed in range(20):
+        tokens, drawn = masked(clip, seed, kinds={"partner": 1.0}, partner_seconds=(2.0, 2.0))
+        times = {name: np.unique(tokens[name].time[of_kind(drawn, name, "partner")]) for name in ("face", "video")}
+        if 0.5 < times["face"].min() and times["face"].max() < 8.5:
+            inner += 1
+            assert len(times["face"]) == 5
+            assert len(times["video"]) == 9
+    assert inner > 5
+
+
 def test_the_others_stay_to_chance_and_so_does_their_voice():
     clip = scene(0, people=3, seconds=8.0)
     seen = []
