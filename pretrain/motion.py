@@ -47,7 +47,7 @@ def still_of(tokens: Tokens, model: ModelConfig) -> Still:
     row = torch.from_numpy(np.unique(whose, axis=0, return_inverse=True)[1].ravel())
     values, count = frames_of(tokens, model)
     sums = torch.zeros(int(row.max()) + 1, *values.shape[1:2], values.shape[3])
-    sums.index_add_(0, row, (values * count[:, None]).sum(2))
+    sums.index_add_(0, row, (values if tokens.valid is None else values * count[:, None]).sum(2))
     number = torch.zeros(len(sums), 1, 1).index_add_(0, row, count.sum(1)[:, None])
     return Still(sums / number.clamp(min=1), row)
 
@@ -74,7 +74,7 @@ def frames_of(tokens: Tokens, model: ModelConfig) -> tuple[Tensor, Tensor]:
         frame=model.tubelet,
     )
     if pixels.dtype == torch.uint8:
-        pixels = pixels.float() / 255
+        pixels = pixels.float().div_(255)
     else:
         std, mean = (pixels.new_tensor(values)[:, None, None] for values in (IMAGE_STD, IMAGE_MEAN))
         pixels = pixels * std + mean
