@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from pretrain.clips import Clip, read_clip
     from pretrain.encoder import Encoded, Encoder
     from pretrain.release import load_encoder
+    from pretrain.streaming import StreamingEncoder
 
-__all__ = ["Clip", "Encoded", "Encoder", "load_encoder", "read_clip", "read_index", "read_sample"]
+__all__ = ["Clip", "Encoded", "Encoder", "StreamingEncoder", "load_encoder", "read_clip", "read_index", "read_sample"]
 
 _HOME = {
     "Clip": "pretrain.clips",
     "Encoded": "pretrain.encoder",
     "Encoder": "pretrain.encoder",
+    "StreamingEncoder": "pretrain.streaming",
     "load_encoder": "pretrain.release",
     "read_clip": "pretrain.clips",
     "read_index": "data_prep.shards",

@@ -248,6 +248,9 @@ class OptimizerConfig:
     """highest learning rate"""
     gate_lr: float = 1e-2
     """highest learning rate of the gates, which start at zero and have a handful of values each"""
+    trunk: Literal["full", "low_lr", "frozen"] = "full"
+    """how the trunk and the video embedding learn: as the rest, at a tenth of the rate, or not at all (they stay as --init
+    has them); streams, gated branches and decoder always learn"""
     weight_decay: float = 0.05
     """on matrices; biases, norms and gates have none"""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -303,6 +306,8 @@ class RunConfig:
         for name in ("steps", "batch", "accumulate", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        if self.optimizer.trunk == "frozen" and self.init is None:
+            raise ValueError("optimizer.trunk: frozen without init: a trunk drawn at random would stay random")
         unknown = sorted(set(self.weights) - set(self.model.modalities))
         if unknown:
             raise ValueError(f"weights: no modality {', '.join(unknown)}; there are {', '.join(self.model.modalities)}")

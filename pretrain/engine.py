@@ -77,6 +77,8 @@ def _train(config: RunConfig, processes: Processes, stop: StopRequest) -> int:
     if processes.first:
         _describe(config, clips)
         say(f"from step {state['step']} of {config.steps} on {processes.count} x {processes.device.type}")
+        before, after = config.model.context_seconds
+        say(f"a token reads up to {before:g} s before and {after:g} s after its chunk ({config.model.layers} layers)")
         tracker = Tracker(config, state["step"])
     stopped = True
     try:
@@ -145,7 +147,7 @@ def start_engine(config: RunConfig, model: MaskedAutoencoder, processes: Process
     def schedule(own: torch.optim.Optimizer) -> Any:
         return torch.optim.lr_scheduler.LambdaLR(own, lambda step: rate_at(step, optimizer, config.steps))
 
-    groups: Any = model.parameter_groups(optimizer.lr, optimizer.weight_decay, optimizer.gate_lr)
+    groups: Any = model.parameter_groups(optimizer)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, lr_scheduler=schedule, config=settings)
     return engine
 

@@ -16,14 +16,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pretrain.clips import Clip
-from pretrain.config import KINDS, MaskConfig, ModelConfig, loss_names
+from pretrain.config import KINDS, MaskConfig, ModelConfig, OptimizerConfig, loss_names
 from pretrain.decoders import Decoder
 from pretrain.encoder import Encoder
 from pretrain.masking import NOT_REBUILT, draw_mask
 from pretrain.motion import Motion, Still, join_stills, still_of
 from pretrain.pooling import Layout, plan
 from pretrain.tokens import IMAGE_MEAN, IMAGE_STD, SCENE, StreamTokenizer, Tokens, join, tokenize
+from pretrain.weights import of_the_trunk
 
+TRUNK_RATE = {"full": 1.0, "low_lr": 0.1}
 STD_FLOOR = 0.1  # of the median deviation of a stream's numbers: a constant one must not blow up
 
 
@@ -200,19 +202,26 @@ class MaskedAutoencoder(nn.Module):
             tokenizer.mean.copy_(torch.from_numpy(values.mean(0)))
             tokenizer.std.copy_(torch.from_numpy(np.maximum(deviation, floor)))
 
-    def parameter_groups(self, lr: float, weight_decay: float, gate_lr: float) -> list[dict]:
-        """Matrices with weight decay, vectors without, gates at a rate of their own: groups for AdamW."""
-        groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "gates": []}
+    def parameter_groups(self, config: OptimizerConfig) -> list[dict]:
+        """Groups for AdamW: matrices with weight decay, vectors without, gates and the trunk at rates of their own.
+
+        Sets ``requires_grad`` of the trunk and the video embedding to what ``config.trunk`` says.
+        """
+        rates = {"gates": config.gate_lr, "trunk": config.lr * TRUNK_RATE.get(config.trunk, 0.0), "rest": config.lr}
+        groups: dict[str, dict[str, Any]] = {}
         for name, parameter in self.named_parameters():
+            part = "rest"
+            if ".gates." in name:
+                part = "gates"
+            elif name.startswith("encoder.") and of_the_trunk(name.removeprefix("encoder.")):
+                part = "trunk"
+                parameter.requires_grad_(config.trunk != "frozen")
             if parameter.requires_grad:
-                kind = "gates" if ".gates." in name else "matrices" if parameter.ndim > 1 else "vectors"
-                groups[kind].append(parameter)
-        rates = {"matrices": (lr, weight_decay), "vectors": (lr, 0.0), "gates": (gate_lr, 0.0)}
-        return [
-            {"name": kind, "params": params, "lr": rates[kind][0], "weight_decay": rates[kind][1]}
-            for kind, params in groups.items()
-            if params
-        ]
+                decay = config.weight_decay if parameter.ndim > 1 else 0.0
+                kind = f"{part} {'matrices' if parameter.ndim > 1 else 'vectors'}"
+                group = {"name": kind, "params": [], "lr": rates[part], "weight_decay": decay}
+                groups.setdefault(kind, group)["params"].append(parameter)
+        return list(groups.values())
 
 
 class _Last(torch.autograd.Function):

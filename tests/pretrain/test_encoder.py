@@ -7,6 +7,7 @@ import pytest
 import torch
 from clips_for_tests import make_clip, tiny_mask, tiny_model
 
+from pretrain.config import OptimizerConfig
 from pretrain.encoder import Encoder
 from pretrain.objective import MaskedAutoencoder
 from pretrain.tokens import speaker
@@ -77,7 +78,7 @@ def test_after_training_shuffling_a_stream_changes_the_output():
     model = MaskedAutoencoder(tiny_model(), tiny_mask())
     clips = [make_clip(str(n), seed=n) for n in range(4)]
     model.fit_statistics(clips)
-    optimizer = torch.optim.AdamW(model.parameter_groups(1e-3, 0.0, 1e-2))
+    optimizer = torch.optim.AdamW(model.parameter_groups(OptimizerConfig(lr=1e-3, weight_decay=0.0, gate_lr=1e-2)))
     for step in range(3):
         batch = model.collate(clips, [step] * 4)
         loss = sum(total / batch.counts[name] for name, total in model(batch).items())

@@ -20,9 +20,12 @@ import configs
 from configs import UserError
 from pretrain import checkpoint
 from pretrain.__main__ import COMMANDS
-from pretrain.config import KINDS, OptimizerConfig, RunConfig
+from pretrain.config import KINDS, OptimizerConfig, ReleaseConfig, RunConfig
 from pretrain.engine import rate_at, run
+from pretrain.objective import MaskedAutoencoder
+from pretrain.release import release
 from pretrain.tracking import Metrics, read_metrics
+from pretrain.weights import of_the_trunk
 
 MODALITIES = ("video", "audio", "face", "pose")
 LOSSES = [f"loss_{kind}{name}" for kind in ("", *(f"{kind}/" for kind in KINDS)) for name in MODALITIES]
@@ -196,3 +199,29 @@ def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path)
     metrics.close()
     assert [row["keys"] for row in read_metrics(file)] == ["a", "b", "d"]
     assert math.isclose(float(read_metrics(file)[2]["lr"]), 1 / 3, rel_tol=0)
+
+
+def test_a_frozen_trunk_stays_as_it_was_and_the_rest_learns(
+    one_process: Path, two_processes: Path, parse: Parse, tmp_path: Path
+) -> None:
+    release(ReleaseConfig(one_process, tmp_path / "release"))
+    before = load_file(tmp_path / "release" / "model.safetensors")
+    settings = ["--init", str(tmp_path / "release"), "--tracking_uri", f"sqlite:///{two_processes}/mlflow.db"]
+    assert run(parse(tmp_path / "run", *settings, "--optimizer.trunk", "frozen", "--steps", "4")) == 0
+    after = weights(tmp_path / "run")
+    for name, value in before.items():
+        if not name.endswith((".mean", ".std")):  # of the streams: measured, not learnt
+            assert torch.equal(after[f"encoder.{name}"], value) == of_the_trunk(name), name
+
+
+def test_the_trunks_rate(parse: Parse, tmp_path: Path) -> None:
+    model = MaskedAutoencoder(parse(tmp_path).model, parse(tmp_path).mask)
+    for trunk, rate in (("full", 1e-3), ("low_lr", 1e-4)):
+        groups = model.parameter_groups(OptimizerConfig(lr=1e-3, gate_lr=1e-2, trunk=trunk))
+        rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+        assert len(rates) == len(list(model.parameters()))
+        assert rates[id(model.encoder.trunk.blocks[0].attn.qkv.weight)] == rate
+        assert rates[id(model.encoder.trunk.blocks[0].reading.query.weight)] == 1e-3
+        assert rates[id(model.encoder.trunk.blocks[0].reading.gates["video_scene"])] == 1e-2
+    with pytest.raises(UserError, match="frozen without init"):
+        parse(tmp_path, "--optimizer.trunk", "frozen")
