@@ -236,6 +236,11 @@ def test_the_future_is_told_from_the_past_alone(clip, seed):
     half = {"video": 0.125, "audio": 0.25, "face": 0.25, "pose": 0.25}
     now = max((tokens[n].time + half[n])[~drawn.hidden[n]].max() for n in tokens if (~drawn.hidden[n]).any())
     assert PAST - 0.5 <= now < first
+    past = [
+        tokens[n].chunk[drawn.rebuilt[n] <= 0][tokens[n].time[drawn.rebuilt[n] <= 0] < first] for n in ("face", "pose")
+    ]
+    for name in ("face", "pose"):  # the decoder's reading comes back to them
+        assert tokens[name].chunk[of_kind(drawn, name, "future")].max(initial=0) <= np.concatenate(past).max() + 1
     for name in ("face", "pose"):
         assert len(np.unique(tokens[name].person[of_kind(drawn, name, "future")])) <= 1
     before = model.collate([clip], [seed])
