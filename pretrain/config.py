@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 Pooling = Literal["mean", "attention"]
+KINDS = ("random", "stream", "partner", "future")  # of masking, see masking.py
 
 
 @dataclass
@@ -158,6 +161,21 @@ class MaskConfig:
     pixel_floor: float = 1e-6
     """added to the deviation that a tubelet's pixels (0 to 1) are divided by: VideoMAE's 1e-6 makes the codec's noise on a
     plain wall a target as large as a face; 0.05 leaves it small"""
+    target: Literal["pixels", "motion"] = "pixels"
+    """what is rebuilt. pixels: tubelets by their own mean and deviation, streams as they are; motion: both minus their mean over
+    the clip, tubelets weighted by how much moves in them"""
+    kinds: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
+    """how often a clip is masked in which way: random (tubes and spans), stream (one of them hidden whole), partner (one person
+    for some seconds), future (what a person does next, from the past alone)"""
+    dirichlet: float | None = None
+    """concentration of the Dirichlet distribution that deals the visible tokens out to a clip's streams (video keeps its share);
+    small: mostly of one stream, large: equal numbers; absent: the same share of each"""
+    partner_seconds: tuple[float, float] = (1.0, 4.0)
+    """shortest and longest time that a partner is hidden"""
+    partner_margin: float = 0.2
+    """of a person's box, added on each side of it before its pixels are hidden"""
+    future_seconds: tuple[float, float] = (0.5, 3.0)
+    """shortest and longest time that is foretold"""
 
     def __post_init__(self) -> None:
         for name in ("video", "streams"):
@@ -165,6 +183,37 @@ class MaskConfig:
                 raise ValueError(f"mask.{name}: {getattr(self, name)} is not between 0 and 1")
         if not 0 < self.decoded <= 1:
             raise ValueError(f"mask.decoded: {self.decoded} is not in (0, 1]")
+        for name in ("partner_seconds", "future_seconds"):
+            shortest, longest = getattr(self, name)
+            if not 0 < shortest <= longest < math.inf:
+                raise ValueError(f"mask.{name}: {[shortest, longest]} is no shortest and longest time above 0")
+        if not 0 <= self.partner_margin < math.inf:
+            raise ValueError(f"mask.partner_margin: {self.partner_margin} is less than 0")
+        if self.dirichlet is not None and not 0 < self.dirichlet < math.inf:
+            raise ValueError(f"mask.dirichlet: {self.dirichlet} is not above 0")
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        for name, weight in self.kinds.items():
+            if name not in KINDS:
+                near = difflib.get_close_matches(name, KINDS, 1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(KINDS)}"
+                raise ValueError(f"mask.kinds: no kind {name!r}; {hint}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"mask.kinds: the weight of {name}, {weight}, is not 0 or more")
+        if not sum(self.kinds.values()):
+            raise ValueError("mask.kinds: no kind has a weight above 0")
+
+    @property
+    def used_kinds(self) -> tuple[str, ...]:
+        """The kinds that clips may get: random always, for what the others leave and clips that cannot carry them."""
+        return tuple(kind for kind in KINDS if kind == "random" or self.kinds.get(kind, 0) > 0)
+
+
+def loss_names(model: ModelConfig, mask: MaskConfig) -> tuple[str, ...]:
+    """All losses that are told: one a modality and, where there are several kinds of masking, "<kind>/<modality>"."""
+    kinds = mask.used_kinds if len(mask.used_kinds) > 1 else ()
+    return (*model.modalities, *(f"{kind}/{name}" for kind in kinds for name in model.modalities))
 
 
 @dataclass

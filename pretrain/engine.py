@@ -23,7 +23,7 @@ import torch
 
 from configs import UserError, write_run_record
 from pretrain import checkpoint
-from pretrain.config import OptimizerConfig, RunConfig
+from pretrain.config import OptimizerConfig, RunConfig, loss_names
 from pretrain.objective import Batch, MaskedAutoencoder
 from pretrain.pictures import draw_losses, draw_reconstructions
 from pretrain.processes import Processes, StopRequest, only_run_in, start_processes
@@ -204,27 +204,29 @@ def train_step(
 ) -> tuple[dict[str, float], dict[str, Any], bool]:
     """One optimizer step over all processes.
 
-    Returns the loss of each modality that was there, facts about the step, and whether any process was asked to stop.
+    Returns the losses (of loss_names) whose targets were there, facts about the step, and whether any process was asked to stop.
     """
     names = config.model.modalities
+    told = loss_names(config.model, config.mask)  # the same on all processes, whatever their clips have
     passes = [next(stream) for _ in range(config.accumulate)]
     keys = [key for batch in passes for key in batch.keys]
-    counted = [sum(batch.counts.get(name, 0) for batch in passes) for name in names]
+    counted = [sum(batch.counts.get(name, 0) for batch in passes) for name in told]
     sums = processes.total(torch.tensor([int(stop.received), len(keys), _digest(keys), *counted]))
-    asked, clips, digest, *counts = sums.tolist()
+    asked, clips, digest, *numbers = sums.tolist()
+    counts = dict(zip(told, numbers, strict=True))
     # DeepSpeed divides by the passes and takes the mean over the processes; the loss is a mean over all targets of all
     scale = {
-        name: config.weights.get(name, 1.0) * processes.count * config.accumulate / max(count, 1)
-        for name, count in zip(names, counts, strict=True)
+        name: config.weights.get(name, 1.0) * processes.count * config.accumulate / max(counts[name], 1)
+        for name in names
     }
-    errors = torch.zeros(len(names), dtype=torch.float64, device=processes.device)
+    errors = torch.zeros(len(told), dtype=torch.float64, device=processes.device)
     for batch in passes:
         found = engine(batch.to(processes.device))
         engine.backward(torch.stack([found[name] * scale[name] for name in names]).sum())
         engine.step()
-        errors += torch.stack([found[name].detach().double() for name in names])
+        errors += torch.stack([found[name].detach().double() for name in told])
     errors = processes.total(errors)
-    losses = {name: float(e) / n for name, e, n in zip(names, errors, counts, strict=True) if n}
+    losses = {name: float(e) / counts[name] for name, e in zip(told, errors, strict=True) if counts[name]}
     if not all(math.isfinite(loss) for loss in losses.values()):
         raise UserError(
             f"the loss is no longer finite ({losses}): lower optimizer.lr and go on from the last checkpoint"

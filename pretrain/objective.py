@@ -16,12 +16,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pretrain.clips import Clip
-from pretrain.config import MaskConfig, ModelConfig, OptimizerConfig
+from pretrain.config import KINDS, MaskConfig, ModelConfig, OptimizerConfig, loss_names
 from pretrain.decoders import Decoder
 from pretrain.encoder import Encoder
-from pretrain.masking import decoded_tokens, hidden_tokens
+from pretrain.masking import NOT_REBUILT, draw_mask
+from pretrain.motion import Motion, Still, join_stills, still_of
 from pretrain.pooling import Layout, plan
-from pretrain.tokens import IMAGE_MEAN, IMAGE_STD, StreamTokenizer, Tokens, join, tokenize
+from pretrain.tokens import IMAGE_MEAN, IMAGE_STD, SCENE, StreamTokenizer, Tokens, join, tokenize
 from pretrain.weights import of_the_trunk
 
 TRUNK_RATE = {"full": 1.0, "low_lr": 0.1}
@@ -32,14 +33,18 @@ STD_FLOOR = 0.1  # of the median deviation of a stream's numbers: a constant one
 class Batch:
     """Masked clips, packed. visible: what the encoder sees; both: visible tokens and queries, what the decoder sees.
 
-    visible_rows [visible]: rows of ``both``; queries: rows of each modality in ``both[modality]`` that are rebuilt.
-    counts: targets a modality, by which the engine divides. keys: the samples' keys.
+    visible_rows [visible]: rows of ``both``; queries: rows of each modality in ``both[modality]`` that are rebuilt;
+    kinds: for which kind of masking, int64 [query], numbers in KINDS. stills: means over time of the queries' clips, for
+    the target "motion" alone. counts: targets a modality, by which the engine divides, and of each kind of them,
+    "<kind>/<modality>". keys: the samples' keys.
     """
 
     visible: dict[str, Tokens]
     both: dict[str, Tokens]
     visible_rows: Tensor
     queries: dict[str, Tensor]
+    kinds: dict[str, Tensor]
+    stills: dict[str, Still]
     encoder_layout: Layout
     decoder_layout: Layout
     counts: dict[str, int]
@@ -52,6 +57,8 @@ class Batch:
             both={name: part.to(device) for name, part in self.both.items()},
             visible_rows=self.visible_rows.to(device),
             queries={name: rows.to(device) for name, rows in self.queries.items()},
+            kinds={name: kinds.to(device) for name, kinds in self.kinds.items()},
+            stills={name: still.to(device) for name, still in self.stills.items()},
             encoder_layout=self.encoder_layout.to(device),
             decoder_layout=self.decoder_layout.to(device),
         )
@@ -66,19 +73,18 @@ class MaskedAutoencoder(nn.Module):
         self.mask = mask
         self.encoder = Encoder(model)
         self.decoder = Decoder(model)
+        self.motion = Motion(model) if mask.target == "motion" else None
 
     def collate(self, clips: Sequence[Clip], seeds: Sequence[int]) -> Batch:
         """Tokens, masks and layouts of a batch; the mask of a clip follows from its seed alone."""
-        hidden: dict[str, list[np.ndarray]] = {}
         tokens: dict[str, list[Tokens]] = {}
+        kinds: dict[str, list[np.ndarray]] = {}
+        stills: dict[str, list[Still]] = {}
         for number, (clip, seed) in enumerate(zip(clips, seeds, strict=True)):
-            rng = np.random.default_rng(seed)
-            for name, part in tokenize(clip, number, self.config, self.config.modalities).items():
-                covered = hidden_tokens(name, part, self.config, self.mask, rng)
-                decoded = decoded_tokens(covered, self.mask.decoded, rng)
-                used = np.sort(np.concatenate([np.flatnonzero(~covered), decoded]))
-                tokens.setdefault(name, []).append(part.take(used))
-                hidden.setdefault(name, []).append(covered[used])
+            for name, (part, kind, still) in self._masked(clip, number, seed).items():
+                tokens.setdefault(name, []).append(part)
+                kinds.setdefault(name, []).append(kind)
+                stills.setdefault(name, []).extend([still] if still else [])
         if not tokens:
             raise ValueError(
                 f"no clip of the batch holds a stream to learn from: {', '.join(clip.key for clip in clips)}"
@@ -86,24 +92,54 @@ class MaskedAutoencoder(nn.Module):
         names = [name for name in self.config.modalities if name in tokens]
         return _batch(
             {name: join(tokens[name]) for name in names},
-            {name: np.concatenate(hidden[name]) for name in names},
+            {name: np.concatenate(kinds[name]) for name in names},
+            {name: join_stills(stills[name]) for name in names if stills[name]},
             self.config,
             [clip.key for clip in clips],
         )
+
+    def _masked(self, clip: Clip, number: int, seed: int) -> dict[str, tuple[Tokens, np.ndarray, Still | None]]:
+        """By modality: the tokens of a clip that are seen or rebuilt; the kind that each is rebuilt for, or NOT_REBUILT where
+        it is seen; the means over time of those that are rebuilt."""
+        tokens = tokenize(clip, number, self.config, self.config.modalities)
+        drawn = draw_mask(clip, tokens, self.config, self.mask, seed)
+        found = {}
+        for name, part in tokens.items():
+            rebuilt = drawn.rebuilt[name]
+            used = np.flatnonzero(~drawn.hidden[name] | (rebuilt != NOT_REBUILT))
+            still = None
+            if self.motion is not None:
+                still = still_of(part, self.config).take(torch.from_numpy(np.flatnonzero(rebuilt != NOT_REBUILT)))
+            if name == "audio" and drawn.unnamed is not None:
+                part = replace(part, person=np.where(drawn.unnamed, SCENE, part.person))
+            if len(used):
+                found[name] = part.take(used), rebuilt[used], still
+        return found
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum over targets of the mean squared error of a target, by modality; divide by the count over all ranks.
 
         Modalities that this batch lacks come as zeros that touch their parameters, so that all ranks reduce the same gradients.
+        Where there are several kinds of masking, the part of each in these sums stands beside them, "<kind>/<modality>",
+        without a gradient (``loss_names`` lists all).
         """
         # made first, so that it comes last in the backward pass
         untouched = _Last.apply(self._absent(batch), *(p for p in self.parameters() if p.requires_grad))
         predictions = self.rebuild(batch)
-        losses = {}
+        losses = dict.fromkeys(self.config.modalities, untouched)
+        parts = {name: untouched.detach() for name in loss_names(self.config, self.mask) if name not in losses}
         for name, predicted in predictions.items():
-            target, valid = self.targets(name, batch)
-            losses[name] = _masked_mean(torch.square(predicted.float() - target), valid).sum()
-        return {name: losses[name] + untouched if name in losses else untouched for name in self.config.modalities}
+            errors = self._errors(name, batch, predicted)
+            losses[name] = errors.sum() + untouched
+            by_kind = errors.new_zeros(len(KINDS)).index_add(0, batch.kinds[name], errors.detach())
+            parts |= {label: by_kind[n] for n, kind in enumerate(KINDS) if (label := f"{kind}/{name}") in parts}
+        return losses | parts
+
+    def _errors(self, name: str, batch: Batch, predicted: Tensor) -> Tensor:
+        """The mean squared error of each target of a modality, [query]; of a tubelet, times its weight."""
+        target, valid, weight = self.targets(name, batch)
+        errors = _masked_mean(torch.square(predicted.float() - target), valid)
+        return errors if weight is None else errors * weight
 
     def _absent(self, batch: Batch) -> set[nn.Parameter]:
         """The parameters that a batch does not use: of streams that it lacks, and of sources that nobody reads."""
@@ -124,22 +160,29 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder(encoded, batch.visible_rows, batch.both, batch.queries, batch.decoder_layout)
 
     @torch.no_grad()
-    def targets(self, name: str, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """What the hidden tokens hold: target [query, cell * feature], and which numbers count (None: all of them)."""
+    def targets(self, name: str, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What is to be rebuilt: targets [query, cell * feature], which of their numbers count, and the weight [query] of each
+        target (None: all of them, and all the same)."""
         rows = batch.queries[name]
         part = batch.both[name]
+        valid = None
+        if part.valid is not None:
+            valid = part.valid[rows][..., None].expand(-1, -1, part.values.shape[-1]).flatten(1)
+        if self.motion is not None:
+            target, weight = self.motion.targets(name, _rows(part, rows), batch.stills[name])
+            return target, valid, weight
         if name == "video":
-            return pixel_targets(part.values[rows], self.mask.pixel_floor), None
+            return pixel_targets(part.values[rows], self.mask.pixel_floor), None, None
         tokenizer = self.encoder.tokenizer(name)
         assert isinstance(tokenizer, StreamTokenizer)
-        assert part.valid is not None
-        cells = tokenizer.standardised(part)[rows]
-        valid = part.valid[rows][..., None].expand_as(cells)
-        return cells.flatten(1), valid.flatten(1)
+        return tokenizer.standardised(part)[rows].flatten(1), valid, None
 
     @torch.no_grad()
     def fit_statistics(self, clips: Iterable[Clip]) -> None:
         """Sets mean and deviation of every stream's numbers from these clips; what a release brought along stays."""
+        clips = list(clips)
+        if self.motion is not None:
+            self.motion.fit(clips)
         sums: dict[str, list[np.ndarray]] = {}
         unset = [
             name
@@ -198,19 +241,35 @@ class _Last(torch.autograd.Function):
         return None, *(torch.zeros_like(p) if p in ctx.absent else None for p in ctx.parameters)
 
 
-def _batch(both: dict[str, Tokens], hidden: dict[str, np.ndarray], config: ModelConfig, keys: list[str]) -> Batch:
-    """Everything that the two passes need, from the used tokens and which of them are hidden."""
+def _batch(
+    both: dict[str, Tokens],
+    kinds: dict[str, np.ndarray],
+    stills: dict[str, Still],
+    config: ModelConfig,
+    keys: list[str],
+) -> Batch:
+    """Everything that the two passes need, from the used tokens and the kinds for which they are rebuilt, if they are."""
+    hidden = {name: numbers != NOT_REBUILT for name, numbers in kinds.items()}
     visible = {name: part.take(np.flatnonzero(~hidden[name])) for name, part in both.items()}
+    counts = {name: int(rows.sum()) for name, rows in hidden.items()}
+    parts = {f"{kind}/{name}": int((kinds[name] == n).sum()) for n, kind in enumerate(KINDS) for name in both}
     return Batch(
         visible=visible,
         both=both,
         visible_rows=torch.from_numpy(np.flatnonzero(~np.concatenate(list(hidden.values())))),
         queries={name: torch.from_numpy(np.flatnonzero(rows)) for name, rows in hidden.items()},
+        kinds={name: torch.from_numpy(kinds[name][rows]) for name, rows in hidden.items()},
+        stills=stills,
         encoder_layout=plan(visible, config),
         decoder_layout=plan(both, config, {name: ~rows for name, rows in hidden.items()}),
-        counts={name: int(rows.sum()) for name, rows in hidden.items()},
+        counts=counts | parts,
         keys=keys,
     )
+
+
+def _rows(part: Tokens, rows: Tensor) -> Tokens:
+    """The contents of some tokens, on their device; what else is known of them is left as it is."""
+    return replace(part, values=part.values[rows], valid=None if part.valid is None else part.valid[rows])
 
 
 def pixel_targets(tubelets: Tensor, floor: float) -> Tensor:

@@ -38,27 +38,31 @@ HIDDEN, SHOWN, REBUILT = "#d9d9d9", "#1f4e79", "#c0504d"
 
 
 def draw_reconstructions(model: MaskedAutoencoder, clips: Sequence[Clip], seeds: Sequence[int], out: Path) -> None:
-    """Writes reconstructions.png: for each modality a clip that holds it, in rows original, masked, rebuilt."""
+    """Writes reconstructions.png: for each kind of masking in use and each modality a clip that has it, in rows original,
+    masked, rebuilt."""
     was_training = model.training
     model.eval()
-    found: dict[str, Reconstruction] = {}
-    for clip, seed in zip(clips, seeds, strict=True):
-        for name, part in reconstruct(model, clip, seed).items():
-            found.setdefault(name, part)
+    kinds = model.mask.used_kinds
+    found: dict[tuple[str, str], Reconstruction] = {}
+    for kind in kinds:
+        for clip, seed in zip(clips, seeds, strict=True):
+            for name, part in reconstruct(model, clip, seed, kind).items():
+                found.setdefault((kind, name), part)
     model.train(was_training)
     figure = plt.figure(figsize=(1.3 * INSTANTS, 4 * len(found)), layout="constrained")
-    for name, panel in zip(found, figure.subfigures(len(found), 1, squeeze=False).flat, strict=True):
-        panel.suptitle(name, x=0.02, ha="left", fontweight="bold")
+    for (kind, name), panel in zip(found, figure.subfigures(len(found), 1, squeeze=False).flat, strict=True):
+        panel.suptitle(name if len(kinds) == 1 else f"{kind}: {name}", x=0.02, ha="left", fontweight="bold")
         draw = _draw_video if name == "video" else _draw_points if name in POINTS else _draw_cells
-        draw(panel, found[name], name)
+        draw(panel, found[kind, name], name)
     _save(figure, out / "reconstructions.png")
 
 
 def _draw_video(panel: Any, part: Reconstruction, name: str) -> None:
     axes = panel.subplots(3, INSTANTS)
     masked = np.where(part.hidden[..., None], 0.85, part.original)
+    rebuilt = np.where(np.isnan(part.rebuilt), 0.85, part.rebuilt)
     for column, frame in enumerate(_instants(len(part.original))):
-        for row, pictures in enumerate((part.original, masked, part.rebuilt)):
+        for row, pictures in enumerate((part.original, masked, rebuilt)):
             axes[row, column].imshow(pictures[frame], vmin=0, vmax=1)
     _label(axes)
 
@@ -79,7 +83,8 @@ def _draw_points(panel: Any, part: Reconstruction, name: str) -> None:
                 for bone in BONES if name == "pose" else ():
                     axes[row, column].plot(*place[list(bone)].T, c=colour, linewidth=1)
             axes[row, column].set(xlim=(-spread, spread), ylim=(spread, -spread), aspect="equal")
-            axes[row, column].set_facecolor(HIDDEN if row == 1 and hidden else "white")
+            nothing = (row == 1 and hidden) or np.isnan(rows[row][0][cell]).all()
+            axes[row, column].set_facecolor(HIDDEN if nothing else "white")
     _label(axes)
 
 
@@ -108,23 +113,36 @@ def _label(axes: np.ndarray) -> None:
 
 
 def draw_losses(out: Path) -> None:
-    """Writes loss.png from metrics.csv: a curve a modality, steps behind it in a paler tone."""
+    """Writes loss.png from metrics.csv: a curve a modality, steps behind it in a paler tone; a panel for all kinds of masking
+    together, and one for each where there are several."""
     rows = read_metrics(out / "metrics.csv")
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, column in enumerate(name for name in rows[0] if name.startswith("loss_")):
-        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-        if not points:
-            continue
-        steps, losses = np.array(points).T
-        width = max(len(losses) // 20, 1)
-        smooth = np.convolve(losses, np.ones(width) / width, "valid")
-        axis.plot(steps, losses, color=f"C{number}", alpha=0.25, linewidth=0.8)
-        axis.plot(steps[width - 1 :], smooth, color=f"C{number}", linewidth=2, label=column.removeprefix("loss_"))
-    axis.set(xlabel="step", ylabel="mean squared error of hidden tokens", ylim=(0, None))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", alpha=0.3)
-    axis.legend(frameon=False)
+    columns = [name.removeprefix("loss_") for name in rows[0] if name.startswith("loss_")]
+    modalities = [name for name in columns if "/" not in name]
+    kinds = list(dict.fromkeys(name.partition("/")[0] for name in columns if "/" in name))
+    figure, axes = plt.subplots(
+        1, 1 + len(kinds), figsize=(7 + 4 * len(kinds), 4), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, kind in zip(axes.flat, ["", *kinds], strict=True):
+        for number, modality in enumerate(modalities):
+            column = f"loss_{kind}/{modality}" if kind else f"loss_{modality}"
+            points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+            _draw_curve(axis, points, f"C{number}", modality)
+        axis.set(xlabel="step", ylim=(0, None), title=kind)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0, 0].set_ylabel("mean squared error of hidden tokens")
+    axes[0, 0].legend(frameon=False)
     _save(figure, out / "loss.png")
+
+
+def _draw_curve(axis: Any, points: list[tuple[int, float]], colour: str, label: str) -> None:
+    if not points:
+        return
+    steps, losses = np.array(points).T
+    width = max(len(losses) // 20, 1)
+    smooth = np.convolve(losses, np.ones(width) / width, "valid")
+    axis.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
+    axis.plot(steps[width - 1 :], smooth, color=colour, linewidth=2, label=label)
 
 
 def _save(figure: Any, file: Path) -> None:

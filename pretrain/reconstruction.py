@@ -10,8 +10,11 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from pretrain.clips import Clip
-from pretrain.objective import Batch, MaskedAutoencoder
-from pretrain.tokens import StreamTokenizer
+from pretrain.config import KINDS
+from pretrain.masking import NOT_REBUILT, Mask, draw_mask
+from pretrain.motion import still_of
+from pretrain.objective import MaskedAutoencoder
+from pretrain.tokens import StreamTokenizer, Tokens, tokenize
 
 
 @dataclass
@@ -20,6 +23,7 @@ class Reconstruction:
 
     Video: original and rebuilt float [time, height, width, 3] in [0, 1], hidden bool [time, height, width].
     Streams: original and rebuilt float [cell, feature] in the stream's units, hidden bool [cell]; absent cells are nan.
+    What was hidden and not to be rebuilt is nan in ``rebuilt``.
     """
 
     original: np.ndarray
@@ -28,64 +32,91 @@ class Reconstruction:
 
 
 @torch.no_grad()
-def reconstruct(model: MaskedAutoencoder, clip: Clip, seed: int) -> dict[str, Reconstruction]:
-    """Hides and rebuilds everything that the mask of ``seed`` hides in a clip; its first view and first person, by modality."""
-    whole, model.mask = model.mask, replace(model.mask, decoded=1.0)
+def reconstruct(model: MaskedAutoencoder, clip: Clip, seed: int, kind: str = "random") -> dict[str, Reconstruction]:
+    """Hides a clip as a kind of masking does and rebuilds all that it asks for, by modality.
+
+    One view, and one person of it, of each modality: the first that has something to rebuild for this kind; of other kinds
+    than random, that time and as much around it. Modalities without any are left out, all of them where the clip cannot
+    carry the kind.
+    """
+    whole, model.mask = model.mask, replace(model.mask, decoded=1.0, kinds={kind: 1.0})
     try:
+        tokens = tokenize(clip, 0, model.config, model.config.modalities)
+        drawn = draw_mask(clip, tokens, model.config, model.mask, seed)
         batch = model.collate([clip], [seed]).to(model.encoder.device)
     finally:
         model.mask = whole
     predictions = model.rebuild(batch)
-    return {
-        name: _video(model, batch, predictions[name])
-        if name == "video"
-        else _stream(model, batch, name, predictions[name])
-        for name in predictions
-    }
+    found = {}
+    for name, part in tokens.items():
+        asked = np.flatnonzero(drawn.rebuilt[name] == KINDS.index(kind))
+        if len(asked):
+            rebuilt = _rebuilt(model, name, part, drawn, predictions[name].float().cpu())
+            shown = _around(part, asked, whole=kind == "random")
+            show = _video if name == "video" else _stream
+            found[name] = show(model, part.take(shown), drawn.hidden[name][shown], rebuilt[torch.from_numpy(shown)])
+    return found
 
 
-def _video(model: MaskedAutoencoder, batch: Batch, predicted: Tensor) -> Reconstruction:
-    """Rebuilt tubelets get back their own mean and deviation: the decoder's target is what is left without them."""
-    tokens, queries = batch.both["video"], batch.queries["video"]
-    pixels = rearrange(tokens.values.float() / 255, "token (channel pixel) -> token pixel channel", channel=3)
-    rebuilt = pixels.clone()
-    asked = pixels[queries]
-    normed = rearrange(predicted.float(), "token (pixel channel) -> token pixel channel", channel=3)
-    rebuilt[queries] = (
-        normed * (asked.std(1, keepdim=True) + model.mask.pixel_floor) + asked.mean(1, keepdim=True)
-    ).clamp(0, 1)
-    hidden = torch.zeros(len(tokens), dtype=torch.bool, device=queries.device).index_fill(0, queries, True)
-    view = torch.from_numpy(tokens.view == tokens.view[0]).to(queries.device)
-    _, rows, columns = tokens.grids[tokens.grid[0]]
-    config = model.config
+def _around(part: Tokens, asked: np.ndarray, whole: bool) -> np.ndarray:
+    """Rows of the view and person of the first of the rows ``asked``, all or as long before and after what is asked as it lasts."""
+    track = (part.view == part.view[asked[0]]) & (part.person == part.person[asked[0]])
+    if whole:
+        return np.flatnonzero(track)
+    times = part.time[asked][track[asked]]
+    lasts = max(np.ptp(times), 1.0)
+    return np.flatnonzero(track & (part.time >= times.min() - lasts) & (part.time <= times.max() + lasts))
+
+
+def _rebuilt(model: MaskedAutoencoder, name: str, part: Tokens, drawn: Mask, predicted: Tensor) -> Tensor:
+    """The contents of all tokens of a modality, as rebuilt where they are: video [token, (channel pixel)] from 0 to 1, streams
+    [token, cell, feature]."""
+    rows = torch.from_numpy(np.flatnonzero(drawn.rebuilt[name] != NOT_REBUILT))
+    values = part.values / 255 if name == "video" else part.values.clone()
+    asked = values[rows]
+    values[torch.from_numpy(drawn.hidden[name])] = torch.nan
+    if model.motion is not None:
+        motion = type(model.motion)(model.config)
+        motion.load_state_dict(model.motion.state_dict())  # a copy on the CPU
+        values[rows] = motion.undo(name, predicted, still_of(part, model.config).take(rows))
+    elif (
+        name == "video"
+    ):  # rebuilt tubelets get back their own mean and deviation: the target is what is left without them
+        pixels = rearrange(asked, "token (channel pixel) -> token channel pixel", channel=3)
+        normed = rearrange(predicted, "token (pixel channel) -> token channel pixel", channel=3)
+        normed = normed * (pixels.std(2, keepdim=True) + model.mask.pixel_floor) + pixels.mean(2, keepdim=True)
+        values[rows] = rearrange(normed, "token channel pixel -> token (channel pixel)")
+    else:
+        tokenizer = model.encoder.tokenizer(name)
+        assert isinstance(tokenizer, StreamTokenizer)
+        cells = rearrange(predicted, "token (cell feature) -> token cell feature", cell=asked.shape[1])
+        values[rows] = cells * tokenizer.std.cpu() + tokenizer.mean.cpu()
+    return values.clamp(0, 1) if name == "video" else values
+
+
+def _video(model: MaskedAutoencoder, part: Tokens, hidden: np.ndarray, rebuilt: Tensor) -> Reconstruction:
+    """part, hidden, rebuilt: the tokens of one view, [token, ...]"""
+    _, rows, columns = part.grids[part.grid[0]]
 
     def picture(values: Tensor) -> np.ndarray:
         return rearrange(
-            values[view],
-            "(t h w) (frame row column) channel -> (t frame) (h row) (w column) channel",
-            h=rows, w=columns, row=config.patch, column=config.patch,
-        ).cpu().numpy()  # fmt: skip
+            values,
+            "(t h w) (channel frame row column) -> (t frame) (h row) (w column) channel",
+            h=rows, w=columns, frame=model.config.tubelet, row=model.config.patch, column=model.config.patch,
+        ).numpy()  # fmt: skip
 
-    covered = repeat(hidden, "token -> token pixel 1", pixel=pixels.shape[1])
-    return Reconstruction(picture(pixels), picture(covered)[..., 0], picture(rebuilt))
+    covered = repeat(torch.from_numpy(hidden), "token -> token pixel", pixel=rebuilt.shape[1])
+    return Reconstruction(picture(part.values / 255), picture(covered)[..., 0], picture(rebuilt))
 
 
-def _stream(model: MaskedAutoencoder, batch: Batch, name: str, predicted: Tensor) -> Reconstruction:
-    tokens, queries = batch.both[name], batch.queries[name]
-    tokenizer = model.encoder.tokenizer(name)
-    assert isinstance(tokenizer, StreamTokenizer)
-    assert tokens.valid is not None
-    cells = rearrange(predicted.float(), "token (cell feature) -> token cell feature", cell=tokens.valid.shape[1])
-    rebuilt = tokens.values.clone()
-    rebuilt[queries] = cells * tokenizer.std + tokenizer.mean
-    hidden = torch.zeros_like(tokens.valid).index_fill(0, queries, True)
-    track = (tokens.view == tokens.view[0]) & (tokens.person == tokens.person[0])
-    track = torch.from_numpy(track).to(queries.device)
-    absent = ~tokens.valid[track].flatten().cpu().numpy()
+def _stream(model: MaskedAutoencoder, part: Tokens, hidden: np.ndarray, rebuilt: Tensor) -> Reconstruction:
+    """part, hidden, rebuilt: the tokens of one track, [token, ...]"""
+    assert part.valid is not None
+    absent = ~part.valid.flatten().numpy()
 
     def series(values: Tensor) -> np.ndarray:
-        out = rearrange(values[track], "token cell feature -> (token cell) feature").cpu().numpy()
+        out = rearrange(values, "token cell feature -> (token cell) feature").numpy().copy()
         out[absent] = np.nan
         return out
 
-    return Reconstruction(series(tokens.values.clone()), hidden[track].flatten().cpu().numpy(), series(rebuilt))
+    return Reconstruction(series(part.values), np.repeat(hidden, part.valid.shape[1]), series(rebuilt))

@@ -17,7 +17,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 
 from configs import plain
-from pretrain.config import RunConfig
+from pretrain.config import RunConfig, loss_names
 
 PLAIN_SECONDS = 15  # between lines where there is no terminal
 
@@ -132,7 +132,8 @@ class Tracker:
     """Everything that the first process tells while a run goes on."""
 
     def __init__(self, config: RunConfig, step: int):
-        losses = [f"loss_{name}" for name in config.model.modalities]
+        losses = [f"loss_{name}" for name in loss_names(config.model, config.mask)]
+        self._shown = config.model.modalities
         self._columns = ["step", "lr", *losses, "gates", "clips", "clips_per_second", "keys"]
         self._every, self._steps = config.log_every, config.steps
         self._metrics = Metrics(config.out / "metrics.csv", self._columns, step)
@@ -140,14 +141,15 @@ class Tracker:
         self._progress = Progress(config.steps, step)
 
     def step(self, step: int, losses: dict[str, float], gates: dict[str, float] | None, about: dict[str, Any]) -> None:
-        """A step's losses by modality; the mean absolute gates where they were looked at; lr, seconds, clips, keys."""
+        """A step's losses (those of nothing stay empty in metrics.csv); the mean absolute gates where they were looked at; lr,
+        seconds, clips, keys."""
         speed = about["clips"] / about["seconds"]
         row = {"step": step, "lr": about["lr"], **{f"loss_{name}": loss for name, loss in losses.items()}}
         row |= {"clips": about["clips"], "clips_per_second": round(speed, 3), "keys": about["keys"]}
         if gates is not None:
             row["gates"] = sum(gates.values()) / len(gates)
         self._metrics.write(row)
-        self._progress.step(step, losses, speed)
+        self._progress.step(step, {name: losses[name] for name in self._shown if name in losses}, speed)
         if gates is not None and self._mlflow is not None:
             numbers = {k: v for k, v in row.items() if k not in {"step", "keys"}}
             self._send(step, numbers | {f"gate_{name}": value for name, value in gates.items()})

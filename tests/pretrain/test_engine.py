@@ -20,14 +20,15 @@ import configs
 from configs import UserError
 from pretrain import checkpoint
 from pretrain.__main__ import COMMANDS
-from pretrain.config import OptimizerConfig, ReleaseConfig, RunConfig
+from pretrain.config import KINDS, OptimizerConfig, ReleaseConfig, RunConfig
 from pretrain.engine import rate_at, run
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import release
 from pretrain.tracking import Metrics, read_metrics
 from pretrain.weights import of_the_trunk
 
-LOSSES = ["loss_video", "loss_audio", "loss_face", "loss_pose"]
+MODALITIES = ("video", "audio", "face", "pose")
+LOSSES = [f"loss_{kind}{name}" for kind in ("", *(f"{kind}/" for kind in KINDS)) for name in MODALITIES]
 
 Parse = Callable[..., RunConfig]
 
@@ -66,6 +67,7 @@ def test_two_processes_train_what_one_does(one_process: Path, two_processes: Pat
         np.testing.assert_allclose(
             [float(loss) for loss in ours if loss], [float(loss) for loss in theirs if loss], rtol=2e-6
         )
+    assert all(any(column(one_process, f"loss_{kind}/pose")) for kind in KINDS)
     assert lacking  # the shards do what they were made for
     for name, value in weights(two_processes).items():
         torch.testing.assert_close(weights(one_process)[name], value, rtol=1e-3, atol=2e-5, msg=name)

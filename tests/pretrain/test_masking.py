@@ -107,7 +107,7 @@ def test_the_pixel_floor_keeps_noise_on_a_plain_wall_small():
     for floor in (1e-6, 0.05):
         mask = MaskConfig(video=0.5, pixel_floor=floor)
         model = MaskedAutoencoder(tiny_model(), mask)
-        targets, _ = model.targets("video", model.collate([clip], [0]))
+        targets, _, _ = model.targets("video", model.collate([clip], [0]))
         sizes.append(float(targets.std()))
     assert sizes[0] == pytest.approx(1, abs=0.01)
     assert sizes[1] < 0.06

@@ -1,17 +1,22 @@
 """Pictures of what was hidden and rebuilt: the visible part must be the clip itself."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from clips_for_tests import make_clip, tiny_mask, tiny_model
 
+from pretrain.config import KINDS
 from pretrain.objective import MaskedAutoencoder
 from pretrain.reconstruction import reconstruct
 
 
-def test_visible_parts_are_the_clip_and_hidden_parts_are_not():
+@pytest.mark.parametrize("target", ["pixels", "motion"])
+def test_visible_parts_are_the_clip_and_hidden_parts_are_not(target):
     torch.manual_seed(0)
     clip = make_clip(views=2)
-    model = MaskedAutoencoder(tiny_model(), tiny_mask())
+    model = MaskedAutoencoder(tiny_model(), replace(tiny_mask(), target=target))
     model.mask.decoded = 0.25
     model.fit_statistics([clip])
     shown = reconstruct(model, clip, 0)
@@ -28,3 +33,26 @@ def test_visible_parts_are_the_clip_and_hidden_parts_are_not():
         np.testing.assert_array_equal(stream.rebuilt[~stream.hidden], stream.original[~stream.hidden])
         assert np.nanmean(np.abs(stream.rebuilt - stream.original)[stream.hidden]) > 0
     assert model.mask.decoded == 0.25
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_each_kind_shows_what_it_hid(kind):
+    torch.manual_seed(0)
+    clip = make_clip(people=2, seconds=8.0)
+    model = MaskedAutoencoder(tiny_model(), tiny_mask())
+    model.fit_statistics([clip])
+    shown = reconstruct(model, clip, 1, kind)
+    assert len(shown) == 1 if kind == "stream" else set(shown) >= {"video", "face", "pose"}
+    for part in shown.values():
+        hidden, seen = part.hidden, ~part.hidden
+        assert hidden.any()
+        np.testing.assert_array_equal(part.rebuilt[seen], part.original[seen])
+        nothing = np.isnan(part.rebuilt[hidden]) & ~np.isnan(part.original[hidden])
+        assert not nothing.all()
+        assert nothing.any() <= (kind == "future")  # only there something is neither seen nor asked for
+    assert model.mask.kinds == {"random": 1.0}
+
+
+def test_a_clip_that_cannot_carry_a_kind_shows_nothing_of_it():
+    model = MaskedAutoencoder(tiny_model(), tiny_mask())
+    assert reconstruct(model, make_clip(people=1), 0, "partner") == {}
