@@ -84,11 +84,10 @@ def future(
         return None
     lasts = rng.uniform(shortest, longest)
     now = rng.uniform(first + PAST, last - lasts)
-    seen = [end[end <= now].max(initial=-np.inf) for name, (_, end) in extents.items() if name != "video"]
-    if max(seen) == -np.inf:
+    seen = [part.chunk[extents[name][1] <= now] for name, part in tokens.items() if name != "video"]
+    if not any(len(chunks) for chunks in seen):
         return None
-    chunk = np.floor((max(seen) - 1e-6) / model.chunk_seconds)
-    until = min(now + lasts, (chunk + 1 + model.reach_chunks) * model.chunk_seconds)
+    until = min(now + lasts, (np.concatenate(seen).max() + 1 + model.reach_chunks) * model.chunk_seconds)
     shows = traces(clip, tokens, person, model, mask.partner_margin)
     rebuilt = {name: shows[name] & (part.time > now) & (part.time <= until) for name, part in tokens.items()}
     unseen = {name: (extents[name][1] > now) & ~rebuilt[name] for name in tokens}
