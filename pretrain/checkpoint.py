@@ -67,6 +67,7 @@ def save(engine: Any, config: RunConfig, processes: Processes, state: dict[str, 
         (aside / "config.json").write_text(json.dumps({"state": state, "config": plain(config)}, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
+        shutil.rmtree(run / ".old", ignore_errors=True)  # where a process was killed in the line below
         for old in whole_checkpoints(config.out)[:-KEPT]:
             shutil.rmtree(old.rename(run / ".old"))
     processes.wait()

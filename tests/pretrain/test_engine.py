@@ -108,6 +108,18 @@ def test_a_signal_saves_and_the_same_command_goes_on_exactly(
         assert torch.equal(weights(out)[name], value), name
 
 
+def test_what_a_kill_left_of_an_old_checkpoint_is_no_hindrance(
+    two_processes: Path, parse: Parse, tmp_path: Path
+) -> None:
+    left = tmp_path / "run" / "checkpoints" / ".old" / "deepspeed"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    shared = f"sqlite:///{two_processes}/mlflow.db"
+    assert run(parse(tmp_path / "run", "--steps", "6", "--tracking_uri", shared)) == 0
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"step-00000004", "step-00000006"}
+
+
 def test_a_finished_run_says_so(one_process: Path, parse: Parse, capsys: pytest.CaptureFixture) -> None:
     before = (one_process / "metrics.csv").read_bytes()
     assert run(parse(one_process)) == 0
