@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmarks.gpu import generated_clips
 from pretrain.attention import Blocks
@@ -41,6 +42,14 @@ from pretrain.tokens import tokenize
 
 BATCH = 4  # clips of 16 frames
 VIT_S = ModelConfig(streams={})
+# glibc gives blocks above this size back when they are freed; left to itself it keeps holes between those that stay
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(10 * 2**20)}
+ATTENTION_ON_CPU = {  # PyTorch's counter knows the same of CUDA alone, and takes these for free
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 PARTS = ("step", "long", "frame", "mixed", "parts")
 Work = Callable[[], Any]
 
@@ -219,7 +228,7 @@ def measure_here(name: str, runs: int, flops: bool) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     work = WORKS[name]()
     if flops:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
             work()
         return {"flops": counter.get_total_flops()}
     seconds = []
@@ -234,7 +243,9 @@ def measure_here(name: str, runs: int, flops: bool) -> dict[str, Any]:
 def measure(name: str, runs: int, flops: bool = False) -> dict[str, Any]:
     """``measure_here`` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.encoder", "--one", name, "--runs", str(runs)]
-    done = subprocess.run([*command, *(["--flops"] if flops else [])], capture_output=True, text=True, check=True)
+    command += ["--flops"] if flops else []
+    env = {**os.environ, **(RETURN_MEMORY if name.startswith("streaming") else {})}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
 
 

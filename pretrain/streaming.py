@@ -111,7 +111,7 @@ class StreamingEncoder:
             groups.to(device)
         embedded = self.encoder.embed({name: part.to(device) for name, part in tokens.items()})
         for part in tokens.values():
-            part.values, part.valid = part.values[:0], None  # embedded: what is kept are their times and places
+            part.values, part.valid = part.values[:0].clone(), None  # embedded: times and places are kept, no contents
         return _Chunk(tokens, embedded, embedded, levels, groups)
 
     def _level(self, chunk: _Chunk, layer: int) -> _Level:
