@@ -276,7 +276,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """learning rates"""
     weights: dict[str, float] = field(default_factory=dict)
-    """weight of a modality in the loss; 1 where not named"""
+    """what the error of a hidden token is multiplied by: weights of its modality (face), of the kind of masking (partner) and of
+    both (partner/face), one times the other; 1 where not named"""
     init: Path | None = None
     """what to start from: a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
     steps: int = 100_000
@@ -308,9 +309,26 @@ class RunConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
         if self.optimizer.trunk == "frozen" and self.init is None:
             raise ValueError("optimizer.trunk: frozen without init: a trunk drawn at random would stay random")
-        unknown = sorted(set(self.weights) - set(self.model.modalities))
-        if unknown:
-            raise ValueError(f"weights: no modality {', '.join(unknown)}; there are {', '.join(self.model.modalities)}")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        losses = loss_names(self.model, self.mask)
+        known = list(dict.fromkeys(name for loss in losses for name in (*loss.split("/"), loss)))
+        for name, weight in self.weights.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = (
+                    f"did you mean {near[0]}?" if near else f"there are {', '.join(n for n in known if '/' not in n)}"
+                )
+                if name.split("/")[0] in set(KINDS) - set(self.mask.used_kinds):  # no clip would ever get this kind
+                    hint = f"mask.kinds has {', '.join(self.mask.kinds)}"
+                raise ValueError(f"weights: no modality or kind of masking {name!r} in this run; {hint}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"weights: the weight of {name}, {weight}, is not 0 or more")
+
+    def weight_of(self, loss: str) -> float:
+        """The weight of a target in one of ``loss_names``: those of its kind, its modality and of both, multiplied."""
+        return math.prod(self.weights.get(name, 1.0) for name in dict.fromkeys((*loss.split("/"), loss)))
 
 
 @dataclass

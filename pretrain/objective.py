@@ -120,19 +120,20 @@ class MaskedAutoencoder(nn.Module):
         """Sum over targets of the mean squared error of a target, by modality; divide by the count over all ranks.
 
         Modalities that this batch lacks come as zeros that touch their parameters, so that all ranks reduce the same gradients.
-        Where there are several kinds of masking, the part of each in these sums stands beside them, "<kind>/<modality>",
-        without a gradient (``loss_names`` lists all).
+        Where there are several kinds of masking, the part of each in these sums stands beside them, "<kind>/<modality>"
+        (``loss_names`` lists all).
         """
         # made first, so that it comes last in the backward pass
         untouched = _Last.apply(self._absent(batch), *(p for p in self.parameters() if p.requires_grad))
         predictions = self.rebuild(batch)
         losses = dict.fromkeys(self.config.modalities, untouched)
-        parts = {name: untouched.detach() for name in loss_names(self.config, self.mask) if name not in losses}
+        parts = {name: untouched for name in loss_names(self.config, self.mask) if name not in losses}
         for name, predicted in predictions.items():
             errors = self._errors(name, batch, predicted)
             losses[name] = errors.sum() + untouched
-            by_kind = errors.new_zeros(len(KINDS)).index_add(0, batch.kinds[name], errors.detach())
-            parts |= {label: by_kind[n] for n, kind in enumerate(KINDS) if (label := f"{kind}/{name}") in parts}
+            for number, kind in enumerate(KINDS):
+                if (label := f"{kind}/{name}") in parts:
+                    parts[label] = (errors * (batch.kinds[name] == number)).sum() + untouched
         return losses | parts
 
     def _errors(self, name: str, batch: Batch, predicted: Tensor) -> Tensor:

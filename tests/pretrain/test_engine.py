@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips_for_tests import make_clip, tiny_model
 from mlflow import MlflowClient
 from runs_for_tests import STEPS, column, start
 from safetensors.torch import load_file
@@ -20,8 +21,8 @@ import configs
 from configs import UserError
 from pretrain import checkpoint
 from pretrain.__main__ import COMMANDS
-from pretrain.config import KINDS, OptimizerConfig, ReleaseConfig, RunConfig
-from pretrain.engine import rate_at, run
+from pretrain.config import KINDS, DataConfig, MaskConfig, OptimizerConfig, ReleaseConfig, RunConfig, loss_names
+from pretrain.engine import rate_at, run, shares
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import release
 from pretrain.tracking import Metrics, read_metrics
@@ -143,6 +144,51 @@ def test_what_a_run_leaves_behind(one_process: Path) -> None:
     assert set(logged) <= {"4", "8", "12"}
     for step, loss in zip(column(one_process, "step"), column(one_process, "loss_video"), strict=True):
         assert step not in logged or logged[step] == pytest.approx(float(loss))
+
+
+@pytest.mark.parametrize("kinds", [KINDS, ("random",)])
+def test_weights_multiply_the_errors_of_kinds_and_modalities(kinds: tuple[str, ...]) -> None:
+    """The loss is a mean over targets, each times its weights: by hand, and for its gradient at what was predicted."""
+    asked = {"partner": 3.0, "face": 0.5, "partner/face": 2.0, "future/video": 5.0} if len(kinds) > 1 else {"face": 0.5}
+    mask = MaskConfig(video=0.5, kinds=dict.fromkeys(kinds, 1.0))
+    config = RunConfig(Path("run"), DataConfig(Path("shards")), tiny_model(), mask, weights=asked)
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(config.model, config.mask)
+    clips = [make_clip(str(seed), seed=seed, people=3) for seed in range(12)]
+    batch = model.collate(clips, list(range(12)))
+    assert {KINDS[n] for n in torch.cat(list(batch.kinds.values())).unique()} == set(kinds)
+    found, by_hand = model(batch), torch.zeros(())
+    counts = {name: batch.counts.get(name, 0) for name in loss_names(config.model, config.mask)}
+    loss = torch.stack([found[name] * share for name, share in shares(config, counts).items()]).sum()
+    predicted = model.rebuild(batch)
+    for name in MODALITIES:
+        target, valid, _ = model.targets(name, batch)
+        valid = torch.ones_like(target) if valid is None else valid.float()
+        errors = ((predicted[name] - target).square() * valid).sum(1) / valid.sum(1)
+        of_kind = [asked.get(kind, 1.0) * asked.get(f"{kind}/{name}", 1.0) for kind in KINDS]
+        by_hand = by_hand + asked.get(name, 1.0) * (torch.tensor(of_kind)[batch.kinds[name]] * errors).mean()
+    torch.testing.assert_close(loss, by_hand)
+    gate = model.decoder.heads["face"].weight
+    torch.testing.assert_close(torch.autograd.grad(loss, gate), torch.autograd.grad(by_hand, gate))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"fase": 2.0}, "no modality or kind of masking 'fase' in this run; did you mean face?"),
+        ({"patner": 2.0}, "no modality or kind of masking 'patner' in this run; did you mean partner?"),
+        (
+            {"partner/gaze": 2.0},
+            "no modality or kind of masking 'partner/gaze' in this run; did you mean partner/face?",
+        ),
+        ({"future": 2.0}, "no modality or kind of masking 'future' in this run; mask.kinds has random, partner"),
+        ({"partner": -1.0}, "the weight of partner, -1.0, is not 0 or more"),
+    ],
+)
+def test_weights_of_nothing_are_refused(weights: dict[str, float], message: str) -> None:
+    mask = MaskConfig(kinds={"random": 1.0, "partner": 1.0})
+    with pytest.raises(ValueError, match=f"weights: {message}"):
+        RunConfig(Path("run"), DataConfig(Path("shards")), tiny_model(), mask, weights=weights)
 
 
 def test_gates_open_and_have_their_own_rate(one_process: Path) -> None:
