@@ -161,9 +161,12 @@ class MaskConfig:
     pixel_floor: float = 1e-6
     """added to the deviation that a tubelet's pixels (0 to 1) are divided by: VideoMAE's 1e-6 makes the codec's noise on a
     plain wall a target as large as a face; 0.05 leaves it small"""
-    target: Literal["pixels", "motion"] = "pixels"
+    target: Literal["pixels", "motion", "teacher"] = "pixels"
     """what is rebuilt. pixels: tubelets by their own mean and deviation, streams as they are; motion: both minus their mean over
-    the clip, tubelets weighted by how much moves in them"""
+    the clip, tubelets weighted by how much moves in them; teacher: of tubelets the features of a frozen encoder, streams as they
+    are"""
+    teacher: Path | None = None
+    """the frozen encoder of that target: a release or any VideoMAE that --init takes, with this model's patch, tubelet and grid"""
     kinds: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
     """how often a clip is masked in which way: random (tubes and spans), stream (one of them hidden whole), partner (one person
     for some seconds), future (what a person does next, from the past alone)"""
@@ -191,6 +194,12 @@ class MaskConfig:
             raise ValueError(f"mask.partner_margin: {self.partner_margin} is less than 0")
         if self.dirichlet is not None and not 0 < self.dirichlet < math.inf:
             raise ValueError(f"mask.dirichlet: {self.dirichlet} is not above 0")
+        if self.target == "teacher" and self.teacher is None:
+            raise ValueError("mask.target: teacher needs mask.teacher, a release or a VideoMAE")
+        if self.target != "teacher" and self.teacher is not None:
+            raise ValueError(
+                f"mask.teacher: nothing asks it with mask.target {self.target}; set mask.target to teacher"
+            )
         self._check_kinds()
 
     def _check_kinds(self) -> None:

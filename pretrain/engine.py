@@ -29,6 +29,7 @@ from pretrain.pictures import draw_losses, draw_reconstructions
 from pretrain.processes import Processes, StopRequest, only_run_in, start_processes
 from pretrain.release import load_encoder
 from pretrain.stream import Clips, batches, mask_seed
+from pretrain.teacher import Teacher
 from pretrain.tracking import Tracker, say
 from pretrain.weights import initialise
 
@@ -77,6 +78,9 @@ def _train(config: RunConfig, processes: Processes, stop: StopRequest) -> int:
     if processes.first:
         _describe(config, clips)
         say(f"from step {state['step']} of {config.steps} on {processes.count} x {processes.device.type}")
+        if model.teacher is not None:
+            size = model.teacher.gigabytes(clips.seconds(), config.model)
+            say(f"the teacher's features are kept in {model.teacher.folder}: up to {size:.2g} GB a view")
         before, after = config.model.context_seconds
         say(f"a token reads up to {before:g} s before and {after:g} s after its chunk ({config.model.layers} layers)")
         tracker = Tracker(config, state["step"])
@@ -96,8 +100,11 @@ def _train(config: RunConfig, processes: Processes, stop: StopRequest) -> int:
 
 
 def _build(config: RunConfig) -> MaskedAutoencoder:
-    torch.manual_seed(config.seed)
-    model = MaskedAutoencoder(config.model, config.mask)
+    teacher, path = None, config.mask.teacher
+    if path is not None:
+        teacher = Teacher(load_encoder(path), config.model, config.out / "teacher", path)
+    torch.manual_seed(config.seed)  # a teacher is drawn before it is read
+    model = MaskedAutoencoder(config.model, config.mask, teacher)
     model.encoder.trunk.checkpointing = config.checkpointing
     if config.init is not None:
         initialise(model, load_encoder(config.init), config.init)
