@@ -193,8 +193,7 @@ def readable(clip: Clip, streams: Sequence[str]) -> bool:
             return True
         if "audio" in streams and view.audio is not None and view.audio.size:
             return True
-        rows = (getattr(view, name) for name in ("face", "pose") if name in streams)
-        if any(r is not None and len(r["person"]) for r in rows):
+        if any(name in streams and len(rows["person"]) for name, rows in view.detections().items()):
             return True
     return any(name in streams and len(stream["times"]) for name, stream in clip.streams.items())
 

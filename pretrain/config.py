@@ -10,6 +10,8 @@ from typing import Literal
 
 Pooling = Literal["mean", "attention"]
 KINDS = ("random", "stream", "partner", "future")  # of masking, see masking.py
+# numbers a cell of what data_prep finds of people, see stream_vectors.py
+FEATURES = {"face": 478 * 3 + 52 + 9, "pose": 33 * 4 + 33 * 3, "hands": 2 * (21 * 3 + 1)}
 
 
 @dataclass
@@ -32,8 +34,8 @@ def default_streams() -> dict[str, StreamConfig]:
     """Audio (64 mel bins, 10 ms), face (478 points, 52 blendshapes, head turn and place) and pose (33 points), 0.5 s a token."""
     return {
         "audio": StreamConfig(features=64, cell_seconds=0.01, cells_per_token=50),
-        "face": StreamConfig(features=478 * 3 + 52 + 9, cell_seconds=0.125, cells_per_token=4),
-        "pose": StreamConfig(features=33 * 4 + 33 * 3, cell_seconds=0.125, cells_per_token=4),
+        "face": StreamConfig(features=FEATURES["face"], cell_seconds=0.125, cells_per_token=4),
+        "pose": StreamConfig(features=FEATURES["pose"], cell_seconds=0.125, cells_per_token=4),
     }
 
 
@@ -71,7 +73,8 @@ class ModelConfig:
     frame_rate: float = 12.5
     """frames a second that the encoder takes from a view; faster video is thinned to it"""
     streams: dict[str, StreamConfig] = field(default_factory=default_streams)
-    """the streams beside video; a recording may lack any of them"""
+    """the streams beside video; a recording may lack any of them. hands, where data_prep was asked for them: {features: 128,
+    cell_seconds: 0.125, cells_per_token: 4}"""
     chunk_seconds: float = 2.0
     """the time grid: tokens of a stream attend among themselves within one chunk"""
     reach_chunks: int = 1
@@ -116,6 +119,10 @@ class ModelConfig:
             if round(tokens) < 1 or abs(tokens - round(tokens)) > 1e-6:
                 raise ValueError(
                     f"chunk_seconds: {self.chunk_seconds} is no multiple of a token of {name} ({stream.token_seconds:g} s)"
+                )
+            if stream.features != FEATURES.get(name, stream.features):
+                raise ValueError(
+                    f"streams.{name}.features: {stream.features}, but a cell of {name} has {FEATURES[name]} numbers"
                 )
         if "video" in self.streams:
             raise ValueError("streams: 'video' is always there and is not listed")

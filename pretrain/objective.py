@@ -185,7 +185,7 @@ class MaskedAutoencoder(nn.Module):
         part = batch.both[name]
         valid = None
         if part.valid is not None:
-            valid = part.valid[rows][..., None].expand(-1, -1, part.values.shape[-1]).flatten(1)
+            valid = _rows(part, rows).there().flatten(1)
         if self.motion is not None:
             target, weight = self.motion.targets(name, _rows(part, rows), batch.stills[name])
             return target, valid, weight
@@ -214,13 +214,11 @@ class MaskedAutoencoder(nn.Module):
                 assert part.valid is not None
                 sums.setdefault(name, []).append(part.values[part.valid].numpy().astype(np.float64))
         for name, cells in sums.items():
-            values = np.concatenate(cells)
-            deviation = values.std(0)
-            floor = max(STD_FLOOR * float(np.median(deviation)), 1e-6)
+            mean, deviation = _moments(np.concatenate(cells))
             tokenizer = self.encoder.tokenizer(name)
             assert isinstance(tokenizer, StreamTokenizer)
-            tokenizer.mean.copy_(torch.from_numpy(values.mean(0)))
-            tokenizer.std.copy_(torch.from_numpy(np.maximum(deviation, floor)))
+            tokenizer.mean.copy_(torch.from_numpy(mean))
+            tokenizer.std.copy_(torch.from_numpy(deviation))
 
     def parameter_groups(self, config: OptimizerConfig) -> list[dict]:
         """Groups for AdamW: matrices with weight decay, vectors without, gates and the trunk at rates of their own.
@@ -307,6 +305,17 @@ def pixel_targets(tubelets: Tensor, floor: float) -> Tensor:
     )  # before numbers are put in VideoMAE's order: four times faster
     normed = pixels.sub_(mean).div_(var.sqrt_().add_(floor))
     return rearrange(normed, "token channel pixel -> token (pixel channel)")
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation [feature] of a stream's numbers, values [cell, feature] with nan for absent ones; 0 and 1 of a number
+    that is never there."""
+    seen = ~np.isnan(values)
+    count = np.maximum(seen.sum(0), 1)
+    mean = np.where(seen, values, 0).sum(0) / count
+    deviation = np.sqrt((np.where(seen, values - mean, 0) ** 2).sum(0) / count)
+    floor = max(STD_FLOOR * float(np.median(deviation[seen.any(0)])), 1e-6)
+    return mean, np.where(seen.any(0), np.maximum(deviation, floor), 1.0)
 
 
 def _masked_mean(errors: Tensor, valid: Tensor | None) -> Tensor:

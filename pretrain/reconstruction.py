@@ -24,7 +24,7 @@ class Reconstruction:
 
     Video: original and rebuilt float [time, height, width, 3] in [0, 1], hidden bool [time, height, width].
     With the target "teacher", what was hidden is rebuilt as a grey: the cosine similarity of predicted and true features, 0 black.
-    Streams: original and rebuilt float [cell, feature] in the stream's units, hidden bool [cell]; absent cells are nan.
+    Streams: original and rebuilt float [cell, feature] in the stream's units, hidden bool [cell]; absent cells and numbers are nan.
     What was hidden and not to be rebuilt is nan in ``rebuilt``.
     """
 
@@ -98,7 +98,7 @@ def _rebuilt(model: MaskedAutoencoder, name: str, part: Tokens, drawn: Mask, pre
         assert isinstance(tokenizer, StreamTokenizer)
         cells = rearrange(predicted, "token (cell feature) -> token cell feature", cell=asked.shape[1])
         values[rows] = cells * tokenizer.std.cpu() + tokenizer.mean.cpu()
-    return values.clamp(0, 1) if name == "video" else values
+    return values.clamp(0, 1) if name == "video" else values.masked_fill(part.values.isnan(), torch.nan)
 
 
 def _video(model: MaskedAutoencoder, part: Tokens, hidden: np.ndarray, rebuilt: Tensor) -> Reconstruction:

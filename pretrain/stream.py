@@ -122,7 +122,7 @@ class Clips:
 def holds_something(clip: Clip) -> bool:
     """Whether there is anything to learn from: two frames, sound, or a row of any other stream."""
     views = clip.views.values()
-    rows = [view.face or {} for view in views] + [view.pose or {} for view in views] + list(clip.streams.values())
+    rows = [stream for view in views for stream in view.detections().values()] + list(clip.streams.values())
     return (
         any(view.frames is not None and len(view.frames) > 1 for view in views)
         or any(view.audio is not None and view.audio.shape[1] > 0 for view in views)
