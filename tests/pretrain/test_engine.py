@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips_for_tests import make_clip, tiny_model
+from clips_for_tests import make_clip, tiny_mask, tiny_model
 from mlflow import MlflowClient
 from runs_for_tests import STEPS, column, start
 from safetensors.torch import load_file
@@ -21,12 +21,21 @@ import configs
 from configs import UserError
 from pretrain import checkpoint
 from pretrain.__main__ import COMMANDS
-from pretrain.config import KINDS, DataConfig, MaskConfig, OptimizerConfig, ReleaseConfig, RunConfig, loss_names
+from pretrain.config import (
+    KINDS,
+    DataConfig,
+    MaskConfig,
+    OptimizerConfig,
+    ReleaseConfig,
+    RunConfig,
+    StreamConfig,
+    loss_names,
+)
 from pretrain.engine import rate_at, run, shares
 from pretrain.objective import MaskedAutoencoder
-from pretrain.release import release
+from pretrain.release import load_encoder, release
 from pretrain.tracking import Metrics, read_metrics
-from pretrain.weights import of_the_trunk
+from pretrain.weights import initialise, of_the_trunk
 
 MODALITIES = ("video", "audio", "face", "pose")
 LOSSES = [f"loss_{kind}{name}" for kind in ("", *(f"{kind}/" for kind in KINDS)) for name in MODALITIES]
@@ -270,6 +279,38 @@ def test_a_frozen_trunk_stays_as_it_was_and_the_rest_learns(
     for name, value in before.items():
         if not name.endswith((".mean", ".std")):  # of the streams: measured, not learnt
             assert torch.equal(after[f"encoder.{name}"], value) == of_the_trunk(name), name
+
+
+def test_a_stream_added_to_a_trained_release_changes_nothing_at_its_step_0(two_processes: Path, tmp_path: Path) -> None:
+    """Of clips that hold it, too; and its gates have a gradient, so that it will."""
+    release(ReleaseConfig(two_processes, tmp_path / "release"))
+    released = load_encoder(tmp_path / "release")
+    gates = released.trunk.gates()
+    assert min(gates["face_same"], gates["pose_other"], gates["video_scene"]) > 1e-3  # the run has opened them
+    clips = [make_clip("a", seed=1, views=2), make_clip("b", seed=2)]
+    for clip in clips:
+        times = np.repeat(np.arange(0, 4, 0.1), 2)
+        values = np.random.default_rng(0).normal(3, 5, (len(times), 2))
+        clip.streams["gaze"] = {"times": times, "values": values, "person": np.tile([0, 1], len(times) // 2)}
+    streams = {**released.config.streams, "gaze": StreamConfig(features=2, cell_seconds=0.1, cells_per_token=5)}
+    model = MaskedAutoencoder(tiny_model(streams=streams), tiny_mask())
+    initialise(model, released, tmp_path / "release")
+    model.fit_statistics(clips)
+    assert model.encoder.streams["gaze"].std.min() > 1
+    model, released = model.double().eval(), released.double()
+    with torch.no_grad():
+        ours, theirs = model.encoder.encode_clips(clips), released.encode_clips(clips)
+    known = ours.modality < len(released.modalities)
+    assert (ours.modality == len(released.modalities)).sum() == 2 * 2 * 8
+    torch.testing.assert_close(ours.tokens[known], theirs.tokens, rtol=1e-9, atol=1e-9)
+    losses = model(model.collate(clips, [0, 1]))
+    torch.stack(list(losses.values())).sum().backward()
+    for reading in model.encoder.trunk.readings():
+        for source in ("gaze_same", "gaze_other", "gaze_scene"):
+            gate = reading.gates[source]
+            assert not gate.detach().any()
+            assert gate.grad is not None
+            assert gate.grad.abs().min() > 0
 
 
 def test_the_trunks_rate(parse: Parse, tmp_path: Path) -> None:
