@@ -134,7 +134,7 @@ def test_an_absent_hand_is_no_target(target, tmp_path):
     torch.stack(list(losses.values())).sum().backward()
     assert losses["hands"] > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    draw_reconstructions(model, clips, list(range(6)), tmp_path)
+    draw_reconstructions(model, clips[:1], [0], tmp_path)
 
 
 def test_absent_hands_change_no_mean_of_motion():

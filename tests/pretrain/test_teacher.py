@@ -219,7 +219,7 @@ def test_a_run_with_a_teacher_goes_on_and_releases_none(two_processes: Path, rec
     assert files
     assert all(file.suffix == ".npz" for file in files)
     shutil.copytree(out, again, ignore=shutil.ignore_patterns("finished", "teacher", "step-00000004"))
-    assert run(parse(again, *shared)) == 0
+    assert run(parse(again, *shared, "--data.workers", "2")) == 0
     assert column(again, "loss_video") == column(out, "loss_video")
     assert column(again, "step") == ["1", "2", "3", "4"]
     newest = checkpoint.newest(out)
