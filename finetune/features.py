@@ -26,6 +26,7 @@ from data_prep.shards import read_sample
 from finetune.labels import SCENE
 from pretrain.clips import Clip, read_clip
 from pretrain.encoder import Encoded, Encoder
+from pretrain.weights import digest
 
 POOLED = 6  # numbers a feature: mean, deviation, deviation over time; before the trunk and after it
 
@@ -192,20 +193,15 @@ def readable(clip: Clip, streams: Sequence[str]) -> bool:
             return True
         if "audio" in streams and view.audio is not None and view.audio.size:
             return True
-        rows = (getattr(view, name) for name in ("face", "pose") if name in streams)
-        if any(r is not None and len(r["person"]) for r in rows):
+        if any(name in streams and len(rows["person"]) for name, rows in view.detections().items()):
             return True
     return any(name in streams and len(stream["times"]) for name, stream in clip.streams.items())
 
 
 def weights_digest(encoder: Encoder) -> str:
     """sha256 of an encoder's own weights, by name; what a method put into it does not count."""
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        if ".adapter." not in name and not name.endswith(".prompt"):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    own = {n: v for n, v in encoder.state_dict().items() if ".adapter." not in n and not n.endswith(".prompt")}
+    return digest(own)
 
 
 def cached(file: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

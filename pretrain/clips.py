@@ -17,13 +17,15 @@ from av.video.reformatter import VideoReformatter
 
 from data_prep.shards import SCHEMA, decode_npz
 
+PERSON_STREAMS = ("face", "pose", "hands")
+
 
 @dataclass
 class View:
     """One camera or microphone of a clip. Times are seconds from the clip's start; what is absent is None.
 
     frames: uint8 [time, height, width, 3], frame k at frame_start + k / frame_rate. audio: float32 [channel, sample] in
-    [-1, 1], sample k at audio_start + k / audio_rate. face, pose: the members of face.npz and pose.npz by name.
+    [-1, 1], sample k at audio_start + k / audio_rate. face, pose, hands: the members of face.npz, pose.npz, hands.npz by name.
     """
 
     frames: np.ndarray | None = None
@@ -34,6 +36,12 @@ class View:
     audio_rate: int = 0
     face: dict[str, np.ndarray] | None = None
     pose: dict[str, np.ndarray] | None = None
+    hands: dict[str, np.ndarray] | None = None
+
+    def detections(self) -> dict[str, dict[str, np.ndarray]]:
+        """The streams of PERSON_STREAMS that there are, with a row a detection each."""
+        found = {name: getattr(self, name) for name in PERSON_STREAMS}
+        return {name: rows for name, rows in found.items() if rows is not None}
 
 
 @dataclass
@@ -54,7 +62,7 @@ class Clip:
 
 
 def read_clip(sample: Mapping[str, bytes], modalities: Collection[str]) -> Clip:
-    """Decodes a sample {member: bytes}; only ``modalities`` ("video", "audio", "face", "pose", names of other streams).
+    """Decodes a sample {member: bytes}; only ``modalities`` ("video", "audio", PERSON_STREAMS, names of other streams).
 
     Raises ValueError (which sample, what is wrong) for a damaged member or a newer schema.
     """
@@ -88,7 +96,7 @@ def _read_member(view: View, name: str, data: bytes, about: Mapping[str, Any]) -
     elif name == "audio":
         view.audio, view.audio_rate = read_audio(data)
         view.audio_start = about["start"]
-    elif name in {"face", "pose"}:
+    elif name in PERSON_STREAMS:
         setattr(view, name, decode_npz(data))
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 Pooling = Literal["mean", "attention"]
 KINDS = ("random", "stream", "partner", "future")  # of masking, see masking.py
+# numbers a cell of what data_prep finds of people, see stream_vectors.py
+FEATURES = {"face": 478 * 3 + 52 + 9, "pose": 33 * 4 + 33 * 3, "hands": 2 * (21 * 3 + 1)}
 
 
 @dataclass
@@ -32,8 +34,8 @@ def default_streams() -> dict[str, StreamConfig]:
     """Audio (64 mel bins, 10 ms), face (478 points, 52 blendshapes, head turn and place) and pose (33 points), 0.5 s a token."""
     return {
         "audio": StreamConfig(features=64, cell_seconds=0.01, cells_per_token=50),
-        "face": StreamConfig(features=478 * 3 + 52 + 9, cell_seconds=0.125, cells_per_token=4),
-        "pose": StreamConfig(features=33 * 4 + 33 * 3, cell_seconds=0.125, cells_per_token=4),
+        "face": StreamConfig(features=FEATURES["face"], cell_seconds=0.125, cells_per_token=4),
+        "pose": StreamConfig(features=FEATURES["pose"], cell_seconds=0.125, cells_per_token=4),
     }
 
 
@@ -71,7 +73,8 @@ class ModelConfig:
     frame_rate: float = 12.5
     """frames a second that the encoder takes from a view; faster video is thinned to it"""
     streams: dict[str, StreamConfig] = field(default_factory=default_streams)
-    """the streams beside video; a recording may lack any of them"""
+    """the streams beside video; a recording may lack any of them. hands, where data_prep was asked for them: {features: 128,
+    cell_seconds: 0.125, cells_per_token: 4}"""
     chunk_seconds: float = 2.0
     """the time grid: tokens of a stream attend among themselves within one chunk"""
     reach_chunks: int = 1
@@ -117,6 +120,10 @@ class ModelConfig:
                 raise ValueError(
                     f"chunk_seconds: {self.chunk_seconds} is no multiple of a token of {name} ({stream.token_seconds:g} s)"
                 )
+            if stream.features != FEATURES.get(name, stream.features):
+                raise ValueError(
+                    f"streams.{name}.features: {stream.features}, but a cell of {name} has {FEATURES[name]} numbers"
+                )
         if "video" in self.streams:
             raise ValueError("streams: 'video' is always there and is not listed")
 
@@ -161,9 +168,12 @@ class MaskConfig:
     pixel_floor: float = 1e-6
     """added to the deviation that a tubelet's pixels (0 to 1) are divided by: VideoMAE's 1e-6 makes the codec's noise on a
     plain wall a target as large as a face; 0.05 leaves it small"""
-    target: Literal["pixels", "motion"] = "pixels"
+    target: Literal["pixels", "motion", "teacher"] = "pixels"
     """what is rebuilt. pixels: tubelets by their own mean and deviation, streams as they are; motion: both minus their mean over
-    the clip, tubelets weighted by how much moves in them"""
+    the clip, tubelets weighted by how much moves in them; teacher: of tubelets the features of a frozen encoder, streams as they
+    are"""
+    teacher: Path | None = None
+    """the frozen encoder of that target: a release or any VideoMAE that --init takes, with this model's patch, tubelet and grid"""
     kinds: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
     """how often a clip is masked in which way: random (tubes and spans), stream (one of them hidden whole), partner (one person
     for some seconds), future (what a person does next, from the past alone)"""
@@ -191,6 +201,12 @@ class MaskConfig:
             raise ValueError(f"mask.partner_margin: {self.partner_margin} is less than 0")
         if self.dirichlet is not None and not 0 < self.dirichlet < math.inf:
             raise ValueError(f"mask.dirichlet: {self.dirichlet} is not above 0")
+        if self.target == "teacher" and self.teacher is None:
+            raise ValueError("mask.target: teacher needs mask.teacher, a release or a VideoMAE")
+        if self.target != "teacher" and self.teacher is not None:
+            raise ValueError(
+                f"mask.teacher: nothing asks it with mask.target {self.target}; set mask.target to teacher"
+            )
         self._check_kinds()
 
     def _check_kinds(self) -> None:
@@ -276,7 +292,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """learning rates"""
     weights: dict[str, float] = field(default_factory=dict)
-    """weight of a modality in the loss; 1 where not named"""
+    """what the error of a hidden token is multiplied by: weights of its modality (face), of the kind of masking (partner) and of
+    both (partner/face), one times the other; 1 where not named"""
     init: Path | None = None
     """what to start from: a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
     steps: int = 100_000
@@ -308,9 +325,26 @@ class RunConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
         if self.optimizer.trunk == "frozen" and self.init is None:
             raise ValueError("optimizer.trunk: frozen without init: a trunk drawn at random would stay random")
-        unknown = sorted(set(self.weights) - set(self.model.modalities))
-        if unknown:
-            raise ValueError(f"weights: no modality {', '.join(unknown)}; there are {', '.join(self.model.modalities)}")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        losses = loss_names(self.model, self.mask)
+        known = list(dict.fromkeys(name for loss in losses for name in (*loss.split("/"), loss)))
+        for name, weight in self.weights.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = (
+                    f"did you mean {near[0]}?" if near else f"there are {', '.join(n for n in known if '/' not in n)}"
+                )
+                if name.split("/")[0] in set(KINDS) - set(self.mask.used_kinds):  # no clip would ever get this kind
+                    hint = f"mask.kinds has {', '.join(self.mask.kinds)}"
+                raise ValueError(f"weights: no modality or kind of masking {name!r} in this run; {hint}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"weights: the weight of {name}, {weight}, is not 0 or more")
+
+    def weight_of(self, loss: str) -> float:
+        """The weight of a target in one of ``loss_names``: those of its kind, its modality and of both, multiplied."""
+        return math.prod(self.weights.get(name, 1.0) for name in dict.fromkeys((*loss.split("/"), loss)))
 
 
 @dataclass

@@ -16,14 +16,17 @@ from pretrain.trunk import Trunk, initialise
 
 
 class Decoder(nn.Module):
-    """One narrow trunk for all modalities; a mask token and a head for each."""
+    """One narrow trunk for all modalities; a mask token and a head for each.
 
-    def __init__(self, config: ModelConfig):
+    video: how many numbers a video token is rebuilt as, where they are not its pixels.
+    """
+
+    def __init__(self, config: ModelConfig, video: int | None = None):
         super().__init__()
         self.base = config.base
         width = config.decoder_dim
         outputs = {name: s.cells_per_token * s.features for name, s in config.streams.items()}
-        outputs = {"video": 3 * config.tubelet * config.patch**2, **outputs}
+        outputs = {"video": video or 3 * config.tubelet * config.patch**2, **outputs}
         self.from_encoder = nn.Linear(config.dim, width, bias=False)
         self.mask_tokens = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in outputs})
         self.trunk = Trunk(

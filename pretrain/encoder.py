@@ -109,6 +109,7 @@ class Encoder(nn.Module):
         audio: Tensor | None = None,
         face: Sequence[Mapping[str, np.ndarray]] | None = None,
         pose: Sequence[Mapping[str, np.ndarray]] | None = None,
+        hands: Sequence[Mapping[str, np.ndarray]] | None = None,
         audio_rate: int = 16000,
         **streams: Sequence[Mapping[str, np.ndarray]],
     ) -> Encoded:
@@ -117,11 +118,11 @@ class Encoder(nn.Module):
         video: float [batch, frame, 3, height, width], normalised with ImageNet's mean and deviation, ``config.frame_rate``
         frames a second, height and width multiples of the patch; any even number of frames (16 a segment).
         audio: float [batch, sample] or [batch, channel, sample] in [-1, 1] at ``audio_rate`` Hz.
-        face, pose and others: a mapping of arrays for each clip, as in a shard's npz (times in seconds, rows a detection).
+        face, pose, hands and others: a mapping of arrays for each clip, as in a shard's npz (times in seconds, rows a detection).
         Returns Encoded with [batch, token, ...]: video first, in VideoMAE's order (time, row, column), then the streams.
         Raises ValueError where sizes do not fit or a stream is unknown.
         """
-        given = {"video": video, "audio": audio, "face": face, "pose": pose, **streams}
+        given = {"video": video, "audio": audio, "face": face, "pose": pose, "hands": hands, **streams}
         batch = {name: len(value) for name, value in given.items() if value is not None}
         for name in batch:
             if name not in self.modalities:
@@ -139,6 +140,7 @@ class Encoder(nn.Module):
                 audio_rate=audio_rate,
                 face=None if face is None else dict(face[number]),
                 pose=None if pose is None else dict(pose[number]),
+                hands=None if hands is None else dict(hands[number]),
             )
             others = {name: dict(value[number]) for name, value in streams.items()}
             clip = Clip(str(number), str(number), 0.0, 0.0, [], {"main": view}, others, {})

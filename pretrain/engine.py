@@ -3,7 +3,7 @@
     shards -> stream.batches -> MaskedAutoencoder -> one loss a modality -> DeepSpeed -> checkpoints, metrics, pictures
 
 The loss of a modality is the sum over all processes divided by the count over all processes: how clips are dealt out
-changes nothing.
+changes nothing. ``weights`` multiply the parts of it that kinds of masking have; what is logged is without them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pretrain.pictures import draw_losses, draw_reconstructions
 from pretrain.processes import Processes, StopRequest, only_run_in, start_processes
 from pretrain.release import load_encoder
 from pretrain.stream import Clips, batches, mask_seed
+from pretrain.teacher import Teacher
 from pretrain.tracking import Tracker, say
 from pretrain.weights import initialise
 
@@ -77,6 +78,9 @@ def _train(config: RunConfig, processes: Processes, stop: StopRequest) -> int:
     if processes.first:
         _describe(config, clips)
         say(f"from step {state['step']} of {config.steps} on {processes.count} x {processes.device.type}")
+        if model.teacher is not None:
+            size = model.teacher.gigabytes(clips.seconds(), config.model)
+            say(f"the teacher's features are kept in {model.teacher.folder}: up to {size:.2g} GB a view")
         before, after = config.model.context_seconds
         say(f"a token reads up to {before:g} s before and {after:g} s after its chunk ({config.model.layers} layers)")
         tracker = Tracker(config, state["step"])
@@ -96,8 +100,11 @@ def _train(config: RunConfig, processes: Processes, stop: StopRequest) -> int:
 
 
 def _build(config: RunConfig) -> MaskedAutoencoder:
-    torch.manual_seed(config.seed)
-    model = MaskedAutoencoder(config.model, config.mask)
+    teacher, path = None, config.mask.teacher
+    if path is not None:
+        teacher = Teacher(load_encoder(path), config.model, config.out / "teacher", path)
+    torch.manual_seed(config.seed)  # a teacher is drawn before it is read
+    model = MaskedAutoencoder(config.model, config.mask, teacher)
     model.encoder.trunk.checkpointing = config.checkpointing
     if config.init is not None:
         initialise(model, load_encoder(config.init), config.init)
@@ -206,7 +213,6 @@ def train_step(
 
     Returns the losses (of loss_names) whose targets were there, facts about the step, and whether any process was asked to stop.
     """
-    names = config.model.modalities
     told = loss_names(config.model, config.mask)  # the same on all processes, whatever their clips have
     passes = [next(stream) for _ in range(config.accumulate)]
     keys = [key for batch in passes for key in batch.keys]
@@ -215,14 +221,11 @@ def train_step(
     asked, clips, digest, *numbers = sums.tolist()
     counts = dict(zip(told, numbers, strict=True))
     # DeepSpeed divides by the passes and takes the mean over the processes; the loss is a mean over all targets of all
-    scale = {
-        name: config.weights.get(name, 1.0) * processes.count * config.accumulate / max(counts[name], 1)
-        for name in names
-    }
+    scale = {name: share * processes.count * config.accumulate for name, share in shares(config, counts).items()}
     errors = torch.zeros(len(told), dtype=torch.float64, device=processes.device)
     for batch in passes:
         found = engine(batch.to(processes.device))
-        engine.backward(torch.stack([found[name] * scale[name] for name in names]).sum())
+        engine.backward(torch.stack([found[name] * share for name, share in scale.items()]).sum())
         engine.step()
         errors += torch.stack([found[name].detach().double() for name in told])
     errors = processes.total(errors)
@@ -232,6 +235,17 @@ def train_step(
             f"the loss is no longer finite ({losses}): lower optimizer.lr and go on from the last checkpoint"
         )
     return losses, {"clips": clips, "keys": f"{digest & (2**64 - 1):016x}"}, asked > 0
+
+
+def shares(config: RunConfig, counts: dict[str, int]) -> dict[str, float]:
+    """What the sums of errors are multiplied by and added up to the loss: by modality or, where there are several kinds of
+    masking, by "<kind>/<modality>".
+
+    All targets of a modality are divided by their number together, so that a kind weighs by how many targets it has, times its
+    weight. counts: targets of each of ``loss_names``, over all processes and passes.
+    """
+    kinds = [name for name in counts if "/" in name]
+    return {name: config.weight_of(name) / max(counts[name.split("/")[-1]], 1) for name in kinds or counts}
 
 
 def _digest(keys: list[str]) -> int:

@@ -48,7 +48,7 @@ def still_of(tokens: Tokens, model: ModelConfig) -> Still:
     values, count = frames_of(tokens, model)
     sums = torch.zeros(int(row.max()) + 1, *values.shape[1:2], values.shape[3])
     sums.index_add_(0, row, (values if tokens.valid is None else values * count[:, None]).sum(2))
-    number = torch.zeros(len(sums), 1, 1).index_add_(0, row, count.sum(1)[:, None])
+    number = torch.zeros(len(sums), 1, count.shape[-1]).index_add_(0, row, count.sum(1)[:, None])
     return Still(sums / number.clamp(min=1), row)
 
 
@@ -63,10 +63,12 @@ def join_stills(parts: Iterable[Still]) -> Still:
 def frames_of(tokens: Tokens, model: ModelConfig) -> tuple[Tensor, Tensor]:
     """The instants of each token and which of them are there, 1 or 0.
 
-    video: float [token, channel, frame, pixel] from 0 to 1, [token, frame, 1]; streams [token, 1, cell, feature], [token, cell, 1].
+    video: float [token, channel, frame, pixel] from 0 to 1, [token, frame, 1]; streams [token, 1, cell, feature] (0 where a
+    number is absent), [token, cell, feature].
     """
     if tokens.valid is not None:
-        return tokens.values[:, None], tokens.valid[..., None].to(tokens.values.dtype)
+        there = tokens.there()
+        return torch.where(there, tokens.values, 0)[:, None], there.to(tokens.values.dtype)
     pixels = rearrange(
         tokens.values,
         "token (channel frame pixel) -> token channel frame pixel",
@@ -128,8 +130,9 @@ class Motion(nn.Module):
                 moved = ((values - still_of(part, self.config).of()[:, :, None]) * count[:, None]).double().square()
                 sums = moved.mean(3).sum((0, 2)) if name == "video" else moved.sum((0, 1, 2))
                 squares[name] = squares.get(name, torch.zeros(())) + sums
-                counts[name] = counts.get(name, torch.zeros(())) + count.double().sum()
+                counts[name] = counts.get(name, torch.zeros(())) + count.double().sum((0, 1))
         for name, total in squares.items():
             deviation = (total / counts[name].clamp(min=1)).sqrt().float()
-            floor = PIXEL_FLOOR if name == "video" else max(FLOOR * float(deviation.median()), 1e-6)
-            self.scale(name).view(-1).copy_(deviation.clamp(min=floor))
+            seen = (counts[name] > 0).expand_as(deviation)
+            floor = PIXEL_FLOOR if name == "video" else max(FLOOR * float(deviation[seen].median()), 1e-6)
+            self.scale(name).view(-1).copy_(torch.where(seen, deviation.clamp(min=floor), 1))

@@ -1,7 +1,7 @@
 """The masked autoencoder: hide tokens, encode what is left, rebuild what was hidden, compare.
 
-``collate`` works on the CPU and touches no parameter (loader workers call it); ``forward`` returns sums of squared
-errors, one a modality, so that the engine can divide by counts over all ranks.
+``collate`` works on the CPU and touches no parameter (loader workers call it); ``forward`` returns sums of errors, one a
+modality, so that the engine can divide by counts over all ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
 
 from pretrain.clips import Clip
 from pretrain.config import KINDS, MaskConfig, ModelConfig, OptimizerConfig, loss_names
@@ -22,6 +23,7 @@ from pretrain.encoder import Encoder
 from pretrain.masking import NOT_REBUILT, draw_mask
 from pretrain.motion import Motion, Still, join_stills, still_of
 from pretrain.pooling import Layout, plan
+from pretrain.teacher import Lesson, Teacher
 from pretrain.tokens import IMAGE_MEAN, IMAGE_STD, SCENE, StreamTokenizer, Tokens, join, tokenize
 from pretrain.weights import of_the_trunk
 
@@ -35,8 +37,9 @@ class Batch:
 
     visible_rows [visible]: rows of ``both``; queries: rows of each modality in ``both[modality]`` that are rebuilt;
     kinds: for which kind of masking, int64 [query], numbers in KINDS. stills: means over time of the queries' clips, for
-    the target "motion" alone. counts: targets a modality, by which the engine divides, and of each kind of them,
-    "<kind>/<modality>". keys: the samples' keys.
+    the target "motion" alone. lessons: what the teacher is asked, for the target "teacher" alone, in the order of video's
+    queries. counts: targets a modality, by which the engine divides, and of each kind of them, "<kind>/<modality>".
+    keys: the samples' keys.
     """
 
     visible: dict[str, Tokens]
@@ -45,6 +48,7 @@ class Batch:
     queries: dict[str, Tensor]
     kinds: dict[str, Tensor]
     stills: dict[str, Still]
+    lessons: list[Lesson]
     encoder_layout: Layout
     decoder_layout: Layout
     counts: dict[str, int]
@@ -59,85 +63,99 @@ class Batch:
             queries={name: rows.to(device) for name, rows in self.queries.items()},
             kinds={name: kinds.to(device) for name, kinds in self.kinds.items()},
             stills={name: still.to(device) for name, still in self.stills.items()},
+            lessons=[lesson.to(device) for lesson in self.lessons],
             encoder_layout=self.encoder_layout.to(device),
             decoder_layout=self.decoder_layout.to(device),
         )
 
 
-class MaskedAutoencoder(nn.Module):
-    """Encoder and decoder with the objective of VideoMAE, for every modality."""
+@dataclass
+class _Used:
+    """The tokens of a modality of a clip that are seen or rebuilt; the kind that each is rebuilt for, or NOT_REBUILT where it is
+    seen; of those that are rebuilt, what the targets motion and teacher need."""
 
-    def __init__(self, model: ModelConfig, mask: MaskConfig):
+    tokens: Tokens
+    kinds: np.ndarray
+    still: Still | None
+    lesson: Lesson | None
+
+
+class MaskedAutoencoder(nn.Module):
+    """Encoder and decoder with the objective of VideoMAE, for every modality.
+
+    teacher: who is asked for the target "teacher". It is no part of the weights, and nothing is learnt through it.
+    """
+
+    def __init__(self, model: ModelConfig, mask: MaskConfig, teacher: Teacher | None = None):
         super().__init__()
+        if (teacher is None) != (mask.target != "teacher"):
+            raise ValueError(f"mask.target {mask.target} and {'no' if teacher is None else 'a'} teacher given")
         self.config = model
         self.mask = mask
         self.encoder = Encoder(model)
-        self.decoder = Decoder(model)
+        self.decoder = Decoder(model, teacher.dim if teacher else None)
         self.motion = Motion(model) if mask.target == "motion" else None
+        self.teacher = teacher
 
     def collate(self, clips: Sequence[Clip], seeds: Sequence[int]) -> Batch:
         """Tokens, masks and layouts of a batch; the mask of a clip follows from its seed alone."""
-        tokens: dict[str, list[Tokens]] = {}
-        kinds: dict[str, list[np.ndarray]] = {}
-        stills: dict[str, list[Still]] = {}
+        found: dict[str, list[_Used]] = {}
         for number, (clip, seed) in enumerate(zip(clips, seeds, strict=True)):
-            for name, (part, kind, still) in self._masked(clip, number, seed).items():
-                tokens.setdefault(name, []).append(part)
-                kinds.setdefault(name, []).append(kind)
-                stills.setdefault(name, []).extend([still] if still else [])
-        if not tokens:
+            for name, used in self._masked(clip, number, seed).items():
+                found.setdefault(name, []).append(used)
+        if not found:
             raise ValueError(
                 f"no clip of the batch holds a stream to learn from: {', '.join(clip.key for clip in clips)}"
             )
-        names = [name for name in self.config.modalities if name in tokens]
-        return _batch(
-            {name: join(tokens[name]) for name in names},
-            {name: np.concatenate(kinds[name]) for name in names},
-            {name: join_stills(stills[name]) for name in names if stills[name]},
-            self.config,
-            [clip.key for clip in clips],
-        )
+        names = [name for name in self.config.modalities if name in found]
+        return _batch({name: found[name] for name in names}, self.config, [clip.key for clip in clips])
 
-    def _masked(self, clip: Clip, number: int, seed: int) -> dict[str, tuple[Tokens, np.ndarray, Still | None]]:
-        """By modality: the tokens of a clip that are seen or rebuilt; the kind that each is rebuilt for, or NOT_REBUILT where
-        it is seen; the means over time of those that are rebuilt."""
+    def _masked(self, clip: Clip, number: int, seed: int) -> dict[str, _Used]:
+        """What is used of a clip, by modality."""
         tokens = tokenize(clip, number, self.config, self.config.modalities)
         drawn = draw_mask(clip, tokens, self.config, self.mask, seed)
         found = {}
         for name, part in tokens.items():
             rebuilt = drawn.rebuilt[name]
+            asked = np.flatnonzero(rebuilt != NOT_REBUILT)
             used = np.flatnonzero(~drawn.hidden[name] | (rebuilt != NOT_REBUILT))
-            still = None
+            still, lesson = None, None
             if self.motion is not None:
-                still = still_of(part, self.config).take(torch.from_numpy(np.flatnonzero(rebuilt != NOT_REBUILT)))
+                still = still_of(part, self.config).take(torch.from_numpy(asked))
+            if self.teacher is not None and name == "video" and len(asked):
+                lesson = self.teacher.lesson(clip.key, part, asked)
             if name == "audio" and drawn.unnamed is not None:
                 part = replace(part, person=np.where(drawn.unnamed, SCENE, part.person))
             if len(used):
-                found[name] = part.take(used), rebuilt[used], still
+                found[name] = _Used(part.take(used), rebuilt[used], still, lesson)
         return found
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum over targets of the mean squared error of a target, by modality; divide by the count over all ranks.
+        """Sum over targets of the mean error of a target, by modality; divide by the count over all ranks.
 
         Modalities that this batch lacks come as zeros that touch their parameters, so that all ranks reduce the same gradients.
-        Where there are several kinds of masking, the part of each in these sums stands beside them, "<kind>/<modality>",
-        without a gradient (``loss_names`` lists all).
+        Where there are several kinds of masking, the part of each in these sums stands beside them, "<kind>/<modality>"
+        (``loss_names`` lists all).
         """
         # made first, so that it comes last in the backward pass
         untouched = _Last.apply(self._absent(batch), *(p for p in self.parameters() if p.requires_grad))
         predictions = self.rebuild(batch)
         losses = dict.fromkeys(self.config.modalities, untouched)
-        parts = {name: untouched.detach() for name in loss_names(self.config, self.mask) if name not in losses}
+        parts = {name: untouched for name in loss_names(self.config, self.mask) if name not in losses}
         for name, predicted in predictions.items():
             errors = self._errors(name, batch, predicted)
             losses[name] = errors.sum() + untouched
-            by_kind = errors.new_zeros(len(KINDS)).index_add(0, batch.kinds[name], errors.detach())
-            parts |= {label: by_kind[n] for n, kind in enumerate(KINDS) if (label := f"{kind}/{name}") in parts}
+            for number, kind in enumerate(KINDS):
+                if (label := f"{kind}/{name}") in parts:
+                    parts[label] = (errors * (batch.kinds[name] == number)).sum() + untouched
         return losses | parts
 
     def _errors(self, name: str, batch: Batch, predicted: Tensor) -> Tensor:
-        """The mean squared error of each target of a modality, [query]; of a tubelet, times its weight."""
+        """The mean error of each target of a modality, [query]: squared, or of the teacher's features smooth L1 (data2vec);
+        of a tubelet, times its weight."""
         target, valid, weight = self.targets(name, batch)
+        if name == "video" and self.teacher is not None:
+            return smooth_l1_loss(predicted.float(), target, reduction="none").mean(1)
         errors = _masked_mean(torch.square(predicted.float() - target), valid)
         return errors if weight is None else errors * weight
 
@@ -167,10 +185,12 @@ class MaskedAutoencoder(nn.Module):
         part = batch.both[name]
         valid = None
         if part.valid is not None:
-            valid = part.valid[rows][..., None].expand(-1, -1, part.values.shape[-1]).flatten(1)
+            valid = _rows(part, rows).there().flatten(1)
         if self.motion is not None:
             target, weight = self.motion.targets(name, _rows(part, rows), batch.stills[name])
             return target, valid, weight
+        if name == "video" and self.teacher is not None:
+            return self.teacher.targets(batch.lessons, part.values.device), None, None
         if name == "video":
             return pixel_targets(part.values[rows], self.mask.pixel_floor), None, None
         tokenizer = self.encoder.tokenizer(name)
@@ -194,13 +214,11 @@ class MaskedAutoencoder(nn.Module):
                 assert part.valid is not None
                 sums.setdefault(name, []).append(part.values[part.valid].numpy().astype(np.float64))
         for name, cells in sums.items():
-            values = np.concatenate(cells)
-            deviation = values.std(0)
-            floor = max(STD_FLOOR * float(np.median(deviation)), 1e-6)
+            mean, deviation = _moments(np.concatenate(cells))
             tokenizer = self.encoder.tokenizer(name)
             assert isinstance(tokenizer, StreamTokenizer)
-            tokenizer.mean.copy_(torch.from_numpy(values.mean(0)))
-            tokenizer.std.copy_(torch.from_numpy(np.maximum(deviation, floor)))
+            tokenizer.mean.copy_(torch.from_numpy(mean))
+            tokenizer.std.copy_(torch.from_numpy(deviation))
 
     def parameter_groups(self, config: OptimizerConfig) -> list[dict]:
         """Groups for AdamW: matrices with weight decay, vectors without, gates and the trunk at rates of their own.
@@ -241,14 +259,11 @@ class _Last(torch.autograd.Function):
         return None, *(torch.zeros_like(p) if p in ctx.absent else None for p in ctx.parameters)
 
 
-def _batch(
-    both: dict[str, Tokens],
-    kinds: dict[str, np.ndarray],
-    stills: dict[str, Still],
-    config: ModelConfig,
-    keys: list[str],
-) -> Batch:
-    """Everything that the two passes need, from the used tokens and the kinds for which they are rebuilt, if they are."""
+def _batch(used: dict[str, list[_Used]], config: ModelConfig, keys: list[str]) -> Batch:
+    """Everything that the two passes need, from what is used of each clip."""
+    both = {name: join([one.tokens for one in clips]) for name, clips in used.items()}
+    kinds = {name: np.concatenate([one.kinds for one in clips]) for name, clips in used.items()}
+    stills = {name: [one.still for one in clips if one.still] for name, clips in used.items()}
     hidden = {name: numbers != NOT_REBUILT for name, numbers in kinds.items()}
     visible = {name: part.take(np.flatnonzero(~hidden[name])) for name, part in both.items()}
     counts = {name: int(rows.sum()) for name, rows in hidden.items()}
@@ -259,7 +274,8 @@ def _batch(
         visible_rows=torch.from_numpy(np.flatnonzero(~np.concatenate(list(hidden.values())))),
         queries={name: torch.from_numpy(np.flatnonzero(rows)) for name, rows in hidden.items()},
         kinds={name: torch.from_numpy(kinds[name][rows]) for name, rows in hidden.items()},
-        stills=stills,
+        stills={name: join_stills(parts) for name, parts in stills.items() if parts},
+        lessons=[one.lesson for one in used.get("video", ()) if one.lesson],
         encoder_layout=plan(visible, config),
         decoder_layout=plan(both, config, {name: ~rows for name, rows in hidden.items()}),
         counts=counts | parts,
@@ -289,6 +305,17 @@ def pixel_targets(tubelets: Tensor, floor: float) -> Tensor:
     )  # before numbers are put in VideoMAE's order: four times faster
     normed = pixels.sub_(mean).div_(var.sqrt_().add_(floor))
     return rearrange(normed, "token channel pixel -> token (pixel channel)")
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation [feature] of a stream's numbers, values [cell, feature] with nan for absent ones; 0 and 1 of a number
+    that is never there."""
+    seen = ~np.isnan(values)
+    count = np.maximum(seen.sum(0), 1)
+    mean = np.where(seen, values, 0).sum(0) / count
+    deviation = np.sqrt((np.where(seen, values - mean, 0) ** 2).sum(0) / count)
+    floor = max(STD_FLOOR * float(np.median(deviation[seen.any(0)])), 1e-6)
+    return mean, np.where(seen.any(0), np.maximum(deviation, floor), 1.0)
 
 
 def _masked_mean(errors: Tensor, valid: Tensor | None) -> Tensor:

@@ -51,7 +51,10 @@ def draw_reconstructions(model: MaskedAutoencoder, clips: Sequence[Clip], seeds:
     model.train(was_training)
     figure = plt.figure(figsize=(1.3 * INSTANTS, 4 * len(found)), layout="constrained")
     for (kind, name), panel in zip(found, figure.subfigures(len(found), 1, squeeze=False).flat, strict=True):
-        panel.suptitle(name if len(kinds) == 1 else f"{kind}: {name}", x=0.02, ha="left", fontweight="bold")
+        title = name if len(kinds) == 1 else f"{kind}: {name}"
+        if name == "video" and model.teacher is not None:
+            title += " (rebuilt: cosine similarity with the teacher's features, 0 black, 1 white)"
+        panel.suptitle(title, x=0.02, ha="left", fontweight="bold")
         draw = _draw_video if name == "video" else _draw_points if name in POINTS else _draw_cells
         draw(panel, found[kind, name], name)
     _save(figure, out / "reconstructions.png")
@@ -130,7 +133,7 @@ def draw_losses(out: Path) -> None:
         axis.set(xlabel="step", ylim=(0, None), title=kind)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", alpha=0.3)
-    axes[0, 0].set_ylabel("mean squared error of hidden tokens")
+    axes[0, 0].set_ylabel("error of hidden tokens")
     axes[0, 0].legend(frameon=False)
     _save(figure, out / "loss.png")
 

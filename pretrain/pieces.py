@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from einops import rearrange
 
-from pretrain.clips import Clip, View
+from pretrain.clips import PERSON_STREAMS, Clip, View
 from pretrain.config import ModelConfig
 from pretrain.stream_vectors import PLACE_SECONDS, WINDOW_SECONDS
 from pretrain.tokens import model_frames
@@ -62,8 +62,8 @@ class Pieces:
                 self._add_frames(mine, counted, view, shift, place)
             if view.audio is not None:
                 self._add_audio(mine, counted, view, shift, place)
-            mine.face = _longer(mine.face, view.face, shift)
-            mine.pose = _longer(mine.pose, view.pose, shift)
+            for stream in PERSON_STREAMS:
+                setattr(mine, stream, _longer(getattr(mine, stream), getattr(view, stream), shift))
         for said in piece.meta.get("speech", ()):
             self.clip.meta["speech"].append({**said, "start": said["start"] + shift, "end": said["end"] + shift})
         for name, rows in piece.streams.items():
@@ -85,7 +85,8 @@ class Pieces:
         start = chunk * self.config.chunk_seconds
         for name, view in self.clip.views.items():
             self._forget_view(view, self._counted[name], start)
-            view.face, view.pose = (_later(rows, start - PLACE_SECONDS) for rows in (view.face, view.pose))
+            for stream, rows in view.detections().items():
+                setattr(view, stream, _later(rows, start - PLACE_SECONDS))
         self.clip.meta["speech"] = [said for said in self.clip.meta["speech"] if said["end"] > start]
         self.clip.streams = {name: _later(rows, start) or {} for name, rows in self.clip.streams.items()}
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from pretrain.clips import Clip
 from pretrain.config import KINDS
@@ -22,7 +23,8 @@ class Reconstruction:
     """One view's video or one track of a stream: as it is, what was hidden, as it was rebuilt where hidden.
 
     Video: original and rebuilt float [time, height, width, 3] in [0, 1], hidden bool [time, height, width].
-    Streams: original and rebuilt float [cell, feature] in the stream's units, hidden bool [cell]; absent cells are nan.
+    With the target "teacher", what was hidden is rebuilt as a grey: the cosine similarity of predicted and true features, 0 black.
+    Streams: original and rebuilt float [cell, feature] in the stream's units, hidden bool [cell]; absent cells and numbers are nan.
     What was hidden and not to be rebuilt is nan in ``rebuilt``.
     """
 
@@ -51,7 +53,10 @@ def reconstruct(model: MaskedAutoencoder, clip: Clip, seed: int, kind: str = "ra
     for name, part in tokens.items():
         asked = np.flatnonzero(drawn.rebuilt[name] == KINDS.index(kind))
         if len(asked):
-            rebuilt = _rebuilt(model, name, part, drawn, predictions[name].float().cpu())
+            predicted = predictions[name].float()
+            if name == "video" and model.teacher is not None:
+                predicted = cosine_similarity(predicted, model.targets(name, batch)[0])[:, None]
+            rebuilt = _rebuilt(model, name, part, drawn, predicted.cpu())
             shown = _around(part, asked, whole=kind == "random")
             show = _video if name == "video" else _stream
             found[name] = show(model, part.take(shown), drawn.hidden[name][shown], rebuilt[torch.from_numpy(shown)])
@@ -79,6 +84,8 @@ def _rebuilt(model: MaskedAutoencoder, name: str, part: Tokens, drawn: Mask, pre
         motion = type(model.motion)(model.config)
         motion.load_state_dict(model.motion.state_dict())  # a copy on the CPU
         values[rows] = motion.undo(name, predicted, still_of(part, model.config).take(rows))
+    elif name == "video" and model.teacher is not None:
+        values[rows] = predicted.expand(-1, values.shape[1])
     elif (
         name == "video"
     ):  # rebuilt tubelets get back their own mean and deviation: the target is what is left without them
@@ -91,7 +98,7 @@ def _rebuilt(model: MaskedAutoencoder, name: str, part: Tokens, drawn: Mask, pre
         assert isinstance(tokenizer, StreamTokenizer)
         cells = rearrange(predicted, "token (cell feature) -> token cell feature", cell=asked.shape[1])
         values[rows] = cells * tokenizer.std.cpu() + tokenizer.mean.cpu()
-    return values.clamp(0, 1) if name == "video" else values
+    return values.clamp(0, 1) if name == "video" else values.masked_fill(part.values.isnan(), torch.nan)
 
 
 def _video(model: MaskedAutoencoder, part: Tokens, hidden: np.ndarray, rebuilt: Tensor) -> Reconstruction:

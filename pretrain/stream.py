@@ -96,6 +96,10 @@ class Clips:
         """``count`` clips (or all, where there are fewer), evenly spread: the same ones in every process."""
         return [self[row] for row in np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))]
 
+    def seconds(self) -> float:
+        """How long all clips are together."""
+        return float((self.index["end"] - self.index["start"]).sum())
+
     def summary(self) -> dict[str, object]:
         """What the model card says of the data: counts, no names and no paths."""
         people = {
@@ -109,7 +113,7 @@ class Clips:
         return {
             "clips": len(self),
             "recordings": int(self.index["recording"].nunique()),
-            "hours": round(float((self.index["end"] - self.index["start"]).sum()) / 3600, 4),
+            "hours": round(self.seconds() / 3600, 4),
             "people": len(people),
             "streams": {name: sum(name in found for found in members) for name in self.modalities},
         }
@@ -118,7 +122,7 @@ class Clips:
 def holds_something(clip: Clip) -> bool:
     """Whether there is anything to learn from: two frames, sound, or a row of any other stream."""
     views = clip.views.values()
-    rows = [view.face or {} for view in views] + [view.pose or {} for view in views] + list(clip.streams.values())
+    rows = [stream for view in views for stream in view.detections().values()] + list(clip.streams.values())
     return (
         any(view.frames is not None and len(view.frames) > 1 for view in views)
         or any(view.audio is not None and view.audio.shape[1] > 0 for view in views)

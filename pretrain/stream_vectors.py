@@ -1,6 +1,6 @@
-"""From the streams of a shard to a vector every ``cell_seconds``: what the tokens of audio, face and pose hold.
+"""From the streams of a shard to a vector every ``cell_seconds``: what the tokens of audio, face, pose and hands hold.
 
-Faces and poses are described relative to their own mean place and size over the PLACE_SECONDS before: movement and
+Faces, poses and hands are described relative to their own mean place and size over the PLACE_SECONDS before: movement and
 expression stay, the seat in the picture does not. Nothing later is used, so that a stream can be read as it comes. (Where people
 sit relative to each other is not told to the model.)
 """
@@ -19,6 +19,7 @@ from pretrain.config import StreamConfig
 
 WINDOW_SECONDS = 0.025  # of the short-time Fourier transform
 PLACE_SECONDS = 16.0
+WRIST, KNUCKLE, RIGHT = 0, 9, 1  # of a hand's 21 points (between them lies the palm), and of handedness
 
 
 @functools.cache
@@ -57,9 +58,12 @@ def person_cells(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(person, vectors float32 [cell, feature], cell numbers int64 [cell]) for everyone in a stream.
 
-    ``rows`` holds the arrays of a shard's face, pose or user stream; ``aspect`` = width / height of the picture.
+    ``rows`` holds the arrays of a shard's face, pose, hands or user stream; ``aspect`` = width / height of the picture.
+    A number that is not there is nan.
     """
-    if name in {"face", "pose"}:
+    detections = "window" in rows  # else a user's stream, whatever its name
+    if detections:
+        rows = _both_hands(rows) if name == "hands" else rows
         times = rows["times"][rows["window"]]
         people = rows["person"]
     else:
@@ -71,7 +75,7 @@ def person_cells(
         mine = mine[np.unique(cells[mine], return_index=True)[1]]  # the first row of a cell
         if len(mine):
             theirs = {k: v[mine] for k, v in rows.items() if len(v) == len(people)}
-            vectors = _VECTORS.get(name, _values)(theirs | {"times": times[mine]}, aspect)
+            vectors = (_VECTORS[name] if detections else _values)(theirs | {"times": times[mine]}, aspect)
             yield int(person), vectors.astype(np.float32), cells[mine]
 
 
@@ -105,8 +109,33 @@ def _pose(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
     return np.concatenate([place.reshape(len(place), -1), visibility, rows["world"].reshape(len(place), -1)], 1)
 
 
+def _both_hands(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of one hand each -> of the hands that a person shows at an instant: keypoints [row, 2, 21, 3], left and right, nan
+    where there is none. Of several left or right ones the surest counts."""
+    order = np.argsort(rows.get("score", np.zeros(len(rows["person"]))), kind="stable")
+    who = np.stack([rows["window"], rows["person"]], 1)
+    who, row = np.unique(who, axis=0, return_inverse=True)
+    keypoints = np.full((len(who), 2, 21, 3), np.nan)
+    side = (rows["handedness"] == RIGHT).astype(int)
+    keypoints[row.ravel()[order], side[order]] = rows["keypoints"][order]  # where two meet, the last one stays
+    return {"times": rows["times"], "window": who[:, 0], "person": who[:, 1], "keypoints": keypoints}
+
+
+def _hands(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
+    """Left, then right: 21 points in palms, the wrist from where the hands were lately, the others from the wrist; nan for a hand
+    that is not there. Then whether each of the two is there, so that nothing has to be guessed from nan."""
+    points = rows["keypoints"] * np.array([aspect, 1, aspect])
+    wrist = points[:, :, WRIST]
+    palm = np.linalg.norm(points[:, :, KNUCKLE] - wrist, axis=-1)
+    size = np.maximum(recent(np.nanmean(palm, 1), rows["times"]), 1e-3)[:, None, None]
+    centre = recent(np.nanmean(wrist, 1), rows["times"])[:, None]
+    shape = (points - wrist[:, :, None]) / size[..., None]
+    shape[:, :, WRIST] = (wrist - centre) / size
+    return np.concatenate([shape.reshape(len(shape), -1), ~np.isnan(palm)], 1)
+
+
 def _values(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
     return rows["values"]
 
 
-_VECTORS = {"face": _face, "pose": _pose}
+_VECTORS = {"face": _face, "pose": _pose, "hands": _hands}

@@ -33,7 +33,8 @@ SCENE = -1  # the person of a token that belongs to nobody
 class Tokens:
     """Raw tokens of one modality; every array has a row a token, blocks are contiguous.
 
-    values: video uint8 or float [token, pixel] in the order (channel, frame, row, column); streams float32 [token, cell, feature].
+    values: video uint8 or float [token, pixel] in the order (channel, frame, row, column); streams float32 [token, cell, feature],
+    nan where a number of a cell is not there (a hand that is not seen, a gap in a measurement).
     valid: bool [token, cell], None for video. clip, view, person, block, chunk, place, position: int64 [token].
     time: seconds from the clip's start, float64 [token]. grids: the (time, rows, columns) that ``position`` counts in.
     """
@@ -53,6 +54,11 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.time)
+
+    def there(self) -> Tensor:
+        """Which numbers of a stream's cells there are: bool [token, cell, feature]."""
+        assert self.valid is not None
+        return self.valid[..., None] & ~self.values.isnan()
 
     def take(self, index: np.ndarray) -> Tokens:
         """The tokens of these rows, in this order."""
@@ -126,9 +132,8 @@ def _streams_of_view(clip: Clip, view_name: str, config: ModelConfig, modalities
             for person in np.unique(whose).tolist():
                 yield "audio", person, vectors[whose == person], cells[whose == person]
     aspect = 1.0 if view.frames is None else view.frames.shape[2] / view.frames.shape[1]
-    for name in ("face", "pose"):
-        rows = getattr(view, name)
-        if name in modalities and name in config.streams and rows is not None:
+    for name, rows in view.detections().items():
+        if name in modalities and name in config.streams:
             for person, vectors, cells in person_cells(name, rows, config.streams[name].cell_seconds, aspect):
                 yield name, person, vectors, cells
 
@@ -301,7 +306,7 @@ def normalised(pixels: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class StreamTokenizer(nn.Module):
-    """A linear map of the standardised cells of a token, with a code for the modality; absent cells count as average."""
+    """A linear map of the standardised cells of a token, with a code for the modality; what is absent counts as average."""
 
     mean: Tensor
     std: Tensor
@@ -316,9 +321,8 @@ class StreamTokenizer(nn.Module):
         nn.init.normal_(self.modality, std=0.02)
 
     def standardised(self, tokens: Tokens) -> Tensor:
-        """[token, cell, feature], zero where a cell is absent."""
-        assert tokens.valid is not None
-        return ((tokens.values - self.mean) / self.std) * tokens.valid[..., None]
+        """[token, cell, feature], zero where a cell or a number of it is absent."""
+        return torch.where(tokens.there(), (tokens.values - self.mean) / self.std, 0)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """-> [token, dim]"""

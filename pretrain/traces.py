@@ -78,22 +78,29 @@ def _pixels(clip: Clip, video: Tokens, person: int, model: ModelConfig, margin: 
 
 
 def boxes_of(view: View, person: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Where a view sees a person, as face and as body: (times [look], boxes [look, 4] as x0 y0 x1 y1, fractions) each.
+    """Where a view sees a person, as body, as face and as hands: (times [look], boxes [look, 4] as x0 y0 x1 y1, fractions) each.
 
-    The body of a person of whom only the face is known is guessed: three faces wide and down to the lower edge.
+    The body of a person of whom only the face is known is guessed: three faces wide and down to the lower edge. Several hands
+    of an instant have one box: which is the left one may change from look to look.
     """
     found = []
-    for rows, keypoints in ((view.pose, True), (view.face, False)):
+    streams = view.detections()
+    for name in ("pose", "face", "hands"):
+        rows = streams.get(name)
         mine = np.flatnonzero(rows["person"] == person) if rows is not None else np.zeros(0, int)
         if rows is None or not len(mine):
             continue
-        if keypoints:
+        if name == "face":
+            boxes = np.array(rows["box"][mine], float)
+            boxes = boxes if found else _body_below(boxes)
+        else:
             points = rows["keypoints"][mine, :, :2]
             boxes = np.concatenate([points.min(1), points.max(1)], 1)
-        else:
-            boxes = np.array(rows["box"][mine], float)
-        times = rows["times"][rows["window"][mine]]
-        found.append((times, boxes if keypoints or found else _body_below(boxes)))
+        window, first = np.unique(rows["window"][mine], return_inverse=True)
+        whole = np.tile([np.inf, np.inf, -np.inf, -np.inf], (len(window), 1))
+        np.minimum.at(whole[:, :2], first, boxes[:, :2])
+        np.maximum.at(whole[:, 2:], first, boxes[:, 2:])
+        found.append((rows["times"][window], whole))
     return found
 
 

@@ -7,6 +7,7 @@ run: pickles are read with ``weights_only``, and one that asks for more is refus
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import zipfile
@@ -147,6 +148,15 @@ def _hugging_face(theirs: Mapping[str, Any]) -> dict[str, Any]:
         "qv_bias": theirs.get("qv_bias", True),
         "final_norm": not theirs.get("use_mean_pooling", True),
     }
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of weights and their names."""
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def of_the_trunk(name: str) -> bool:

@@ -57,6 +57,32 @@ def person_rows(rng: np.random.Generator, people: int, instants: int, rate: floa
     return face, pose
 
 
+HANDS = StreamConfig(features=2 * (21 * 3 + 1), cell_seconds=0.125, cells_per_token=4)
+
+
+def hands_rows(rng: np.random.Generator, people: int, instants: int, rate: float) -> dict:
+    """Rows of hands.npz: both hands of everybody, but a third of them is not seen."""
+    window, person, side = (part.ravel() for part in np.indices((instants, people, 2)))
+    seen = rng.random(len(window)) < 0.67
+    palms = rng.uniform(0.2, 0.8, (len(window), 1, 3)) + rng.normal(0, 0.05, (len(window), 21, 3))
+    return {
+        "times": np.arange(instants) / rate,
+        "window": window[seen],
+        "person": person[seen],
+        "handedness": side[seen].astype(np.int8),
+        "keypoints": palms[seen],
+        "score": rng.uniform(0.5, 1, seen.sum()),
+    }
+
+
+def with_hands(clip: Clip, seed: int = 0) -> Clip:
+    """The clip, in which hands are looked for as well."""
+    for number, view in enumerate(clip.views.values()):
+        rng = np.random.default_rng([seed, number])
+        view.hands = hands_rows(rng, len(clip.people), round((clip.end - clip.start) * 8), 8.0)
+    return clip
+
+
 def make_clip(
     key: str = "a", *, seed: int = 0, seconds: float = 4.0, people: int = 2, views: int = 1, size: int = 32
 ) -> Clip:

@@ -42,6 +42,7 @@ def recipe(patchy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "batch": 2, "steps": STEPS, "checkpoint_every": 2, "log_every": 4, "seed": 3,
         "data": {"shards": str(patchy), "workers": 0, "statistics_clips": 6},
         "mask": {"kinds": {"random": 1.0, "stream": 1.0, "partner": 1.0, "future": 1.0}},
+        "weights": {"partner": 3.0, "face": 0.5, "future/pose": 2.0},
         "optimizer": {"warmup_steps": 3, "lr": 0.003},
         "model": {name: value for name, value in model.items() if name != "streams"} | {"streams": model["streams"]},
     }  # fmt: skip

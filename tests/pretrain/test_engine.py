@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips_for_tests import make_clip, tiny_mask, tiny_model
 from mlflow import MlflowClient
 from runs_for_tests import STEPS, column, start
 from safetensors.torch import load_file
@@ -20,12 +21,21 @@ import configs
 from configs import UserError
 from pretrain import checkpoint
 from pretrain.__main__ import COMMANDS
-from pretrain.config import KINDS, OptimizerConfig, ReleaseConfig, RunConfig
-from pretrain.engine import rate_at, run
+from pretrain.config import (
+    KINDS,
+    DataConfig,
+    MaskConfig,
+    OptimizerConfig,
+    ReleaseConfig,
+    RunConfig,
+    StreamConfig,
+    loss_names,
+)
+from pretrain.engine import rate_at, run, shares
 from pretrain.objective import MaskedAutoencoder
-from pretrain.release import release
+from pretrain.release import load_encoder, release
 from pretrain.tracking import Metrics, read_metrics
-from pretrain.weights import of_the_trunk
+from pretrain.weights import initialise, of_the_trunk
 
 MODALITIES = ("video", "audio", "face", "pose")
 LOSSES = [f"loss_{kind}{name}" for kind in ("", *(f"{kind}/" for kind in KINDS)) for name in MODALITIES]
@@ -145,6 +155,51 @@ def test_what_a_run_leaves_behind(one_process: Path) -> None:
         assert step not in logged or logged[step] == pytest.approx(float(loss))
 
 
+@pytest.mark.parametrize("kinds", [KINDS, ("random",)])
+def test_weights_multiply_the_errors_of_kinds_and_modalities(kinds: tuple[str, ...]) -> None:
+    """The loss is a mean over targets, each times its weights: by hand, and for its gradient at what was predicted."""
+    asked = {"partner": 3.0, "face": 0.5, "partner/face": 2.0, "future/video": 5.0} if len(kinds) > 1 else {"face": 0.5}
+    mask = MaskConfig(video=0.5, kinds=dict.fromkeys(kinds, 1.0))
+    config = RunConfig(Path("run"), DataConfig(Path("shards")), tiny_model(), mask, weights=asked)
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(config.model, config.mask)
+    clips = [make_clip(str(seed), seed=seed, people=3) for seed in range(12)]
+    batch = model.collate(clips, list(range(12)))
+    assert {KINDS[n] for n in torch.cat(list(batch.kinds.values())).unique()} == set(kinds)
+    found, by_hand = model(batch), torch.zeros(())
+    counts = {name: batch.counts.get(name, 0) for name in loss_names(config.model, config.mask)}
+    loss = torch.stack([found[name] * share for name, share in shares(config, counts).items()]).sum()
+    predicted = model.rebuild(batch)
+    for name in MODALITIES:
+        target, valid, _ = model.targets(name, batch)
+        valid = torch.ones_like(target) if valid is None else valid.float()
+        errors = ((predicted[name] - target).square() * valid).sum(1) / valid.sum(1)
+        of_kind = [asked.get(kind, 1.0) * asked.get(f"{kind}/{name}", 1.0) for kind in KINDS]
+        by_hand = by_hand + asked.get(name, 1.0) * (torch.tensor(of_kind)[batch.kinds[name]] * errors).mean()
+    torch.testing.assert_close(loss, by_hand)
+    gate = model.decoder.heads["face"].weight
+    torch.testing.assert_close(torch.autograd.grad(loss, gate), torch.autograd.grad(by_hand, gate))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"fase": 2.0}, "no modality or kind of masking 'fase' in this run; did you mean face?"),
+        ({"patner": 2.0}, "no modality or kind of masking 'patner' in this run; did you mean partner?"),
+        (
+            {"partner/gaze": 2.0},
+            "no modality or kind of masking 'partner/gaze' in this run; did you mean partner/face?",
+        ),
+        ({"future": 2.0}, "no modality or kind of masking 'future' in this run; mask.kinds has random, partner"),
+        ({"partner": -1.0}, "the weight of partner, -1.0, is not 0 or more"),
+    ],
+)
+def test_weights_of_nothing_are_refused(weights: dict[str, float], message: str) -> None:
+    mask = MaskConfig(kinds={"random": 1.0, "partner": 1.0})
+    with pytest.raises(ValueError, match=f"weights: {message}"):
+        RunConfig(Path("run"), DataConfig(Path("shards")), tiny_model(), mask, weights=weights)
+
+
 def test_gates_open_and_have_their_own_rate(one_process: Path) -> None:
     gates = [float(value) for value in column(one_process, "gates") if value]
     assert len(gates) == 3
@@ -224,6 +279,38 @@ def test_a_frozen_trunk_stays_as_it_was_and_the_rest_learns(
     for name, value in before.items():
         if not name.endswith((".mean", ".std")):  # of the streams: measured, not learnt
             assert torch.equal(after[f"encoder.{name}"], value) == of_the_trunk(name), name
+
+
+def test_a_stream_added_to_a_trained_release_changes_nothing_at_its_step_0(two_processes: Path, tmp_path: Path) -> None:
+    """Of clips that hold it, too; and its gates have a gradient, so that it will."""
+    release(ReleaseConfig(two_processes, tmp_path / "release"))
+    released = load_encoder(tmp_path / "release")
+    gates = released.trunk.gates()
+    assert min(gates["face_same"], gates["pose_other"], gates["video_scene"]) > 1e-3  # the run has opened them
+    clips = [make_clip("a", seed=1, views=2), make_clip("b", seed=2)]
+    for clip in clips:
+        times = np.repeat(np.arange(0, 4, 0.1), 2)
+        values = np.random.default_rng(0).normal(3, 5, (len(times), 2))
+        clip.streams["gaze"] = {"times": times, "values": values, "person": np.tile([0, 1], len(times) // 2)}
+    streams = {**released.config.streams, "gaze": StreamConfig(features=2, cell_seconds=0.1, cells_per_token=5)}
+    model = MaskedAutoencoder(tiny_model(streams=streams), tiny_mask())
+    initialise(model, released, tmp_path / "release")
+    model.fit_statistics(clips)
+    assert model.encoder.streams["gaze"].std.min() > 1
+    model, released = model.double().eval(), released.double()
+    with torch.no_grad():
+        ours, theirs = model.encoder.encode_clips(clips), released.encode_clips(clips)
+    known = ours.modality < len(released.modalities)
+    assert (ours.modality == len(released.modalities)).sum() == 2 * 2 * 8
+    torch.testing.assert_close(ours.tokens[known], theirs.tokens, rtol=1e-9, atol=1e-9)
+    losses = model(model.collate(clips, [0, 1]))
+    torch.stack(list(losses.values())).sum().backward()
+    for reading in model.encoder.trunk.readings():
+        for source in ("gaze_same", "gaze_other", "gaze_scene"):
+            gate = reading.gates[source]
+            assert not gate.detach().any()
+            assert gate.grad is not None
+            assert gate.grad.abs().min() > 0
 
 
 def test_the_trunks_rate(parse: Parse, tmp_path: Path) -> None:

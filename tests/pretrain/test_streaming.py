@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from clips_for_tests import make_clip, tiny_model
+from clips_for_tests import HANDS, make_clip, tiny_model, with_hands
 
 from pretrain.clips import Clip, View
 from pretrain.encoder import Encoder
@@ -67,6 +67,7 @@ def pieces_of(clip, cuts):
                 audio_rate=view.audio_rate,
                 face=rows_between(view.face, start, end),
                 pose=rows_between(view.pose, start, end),
+                hands=rows_between(view.hands, start, end),
             )
         yield Clip(
             f"{clip.key}{number}",
@@ -97,11 +98,12 @@ def in_one_order(parts):
         {"pooling": "attention", "pool_seconds": 1.0},
         {"upper_layers": 1, "upper_rate": 2, "final_norm": False},
         {"frame_rate": 5.0, "segment_frames": 8},
+        {"streams": tiny_model().streams | {"hands": HANDS}},
     ],
 )
 def test_pieces_give_what_the_whole_gives(changes):
     encoder = open_encoder(**changes)
-    clip = talking_clip(seconds=23.0, views=2)
+    clip = with_hands(talking_clip(seconds=23.0, views=2))
     clip.views["cam1"].face = None
     with torch.no_grad():
         expected = in_one_order([encoder.encode_clips([clip])])
