@@ -243,6 +243,8 @@ class SyntheticConfig:
     """fewest people in a recording"""
     most_people: int = 4
     """most people in a recording, at most 4"""
+    independent: bool = False
+    """everybody follows a script of their own: nobody answers anybody, as a control of what is learnt of interaction"""
     views: Literal["mixed", "together", "apart"] = "mixed"
     """together: one view of everybody; apart: one view a person; mixed: every other recording so"""
     width: int = 64

@@ -33,7 +33,7 @@ from data_prep.config import LandmarkConfig, SyntheticConfig
 from data_prep.given import sidecar
 from data_prep.synthetic_body import Motion, move
 from data_prep.synthetic_drawing import Camera, place_cameras, render, seat_box
-from data_prep.synthetic_script import GESTURES, Script, colour_script, draw_people, write_script
+from data_prep.synthetic_script import GESTURES, Script, colour_script, draw_people, unrelated, write_script
 from data_prep.synthetic_sound import RATE, microphone, voices
 from data_prep.synthetic_streams import face_stream, pose_stream, regions_stream
 
@@ -43,6 +43,7 @@ LABELS = ("recording", "participant", "start", "end", "gesture", "speaker")
 NOT_OF_A_RECORDING = {"folder", "workers", *SPLITS}
 
 PEOPLE, EVENTS, COLOURS, MOTION, PLACES, CAMERA = range(6)
+APART = 100  # and more: the scripts of people who do not answer one another
 """What a random generator is for: each has its own, so that other colours leave the events as they are."""
 
 Row = dict[str, Any]
@@ -103,6 +104,11 @@ def make_script(job: Job) -> Script:
     people = draw_people(rng, [f"{job.family}{group:03d}{letter}" for letter in "abcd"[:count]])
     slots = round(config.recording_seconds / config.clip_seconds)
     script = write_script(job.random(EVENTS, job.index), people, slots, config.clip_seconds, job.together)
+    if config.independent:
+        others = [job.random(APART + person, job.index) for person in range(1, count)]
+        script = unrelated(
+            script, [write_script(rng, people, slots, config.clip_seconds, job.together) for rng in others]
+        )
     return colour_script(job.random(COLOURS, job.index), script, job.rho, reverse=job.split == "test_reversed")
 
 
@@ -188,7 +194,8 @@ def _manifest_rows(job: Job, script: Script, cameras: list[Camera]) -> list[Row]
 
 
 def _label_rows(job: Job, script: Script) -> list[Row]:
-    """A row a slot: who acts and how; ``speaker`` is the seat, from the left, of who speaks most."""
+    """A row a slot: who acts and how; ``speaker`` is the seat, from the left, of who speaks most. Where people do not answer
+    one another, rows of the first person's gestures alone."""
     return [
         {
             "recording": job.recording,
@@ -199,6 +206,7 @@ def _label_rows(job: Job, script: Script) -> list[Row]:
             "speaker": f"seat{script.speaker(slot) + 1}",
         }
         for slot in script.slots
+        if slot.event in script.events
     ]
 
 

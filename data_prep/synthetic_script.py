@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -157,6 +157,18 @@ def write_script(
         looks.sort()
     script.events.sort(key=lambda event: event.start)
     return script
+
+
+def unrelated(script: Script, others: list[Script]) -> Script:
+    """The first person of ``script``, and each of the next ones out of a script of ``others``: whatever anybody does has
+    nothing to do with what the rest do. The labelled gestures are those of ``script``, as far as its first person makes them."""
+    own = [script, *others]
+    return replace(
+        script,
+        events=sorted((e for p, of in enumerate(own) for e in of.events if e.person == p), key=lambda e: e.start),
+        turns=[turn for p, of in enumerate(own) for turn in of.turns if turn.person == p],
+        looks=[of.looks[p] for p, of in enumerate(own)],
+    )
 
 
 def colour_script(rng: np.random.Generator, script: Script, rho: float, reverse: bool) -> Script:

@@ -20,7 +20,7 @@ from pretrain.clips import Clip
 from pretrain.config import KINDS, MaskConfig, ModelConfig, OptimizerConfig, loss_names
 from pretrain.decoders import Decoder
 from pretrain.encoder import Encoder
-from pretrain.masking import NOT_REBUILT, draw_mask
+from pretrain.masking import NOT_REBUILT, Mask, draw_mask
 from pretrain.motion import Motion, Still, join_stills, still_of
 from pretrain.pooling import Layout, plan
 from pretrain.teacher import Lesson, Teacher
@@ -70,7 +70,7 @@ class Batch:
 
 
 @dataclass
-class _Used:
+class Used:
     """The tokens of a modality of a clip that are seen or rebuilt; the kind that each is rebuilt for, or NOT_REBUILT where it is
     seen; of those that are rebuilt, what the targets motion and teacher need."""
 
@@ -99,21 +99,14 @@ class MaskedAutoencoder(nn.Module):
 
     def collate(self, clips: Sequence[Clip], seeds: Sequence[int]) -> Batch:
         """Tokens, masks and layouts of a batch; the mask of a clip follows from its seed alone."""
-        found: dict[str, list[_Used]] = {}
+        used = []
         for number, (clip, seed) in enumerate(zip(clips, seeds, strict=True)):
-            for name, used in self._masked(clip, number, seed).items():
-                found.setdefault(name, []).append(used)
-        if not found:
-            raise ValueError(
-                f"no clip of the batch holds a stream to learn from: {', '.join(clip.key for clip in clips)}"
-            )
-        names = [name for name in self.config.modalities if name in found]
-        return _batch({name: found[name] for name in names}, self.config, [clip.key for clip in clips])
+            tokens = tokenize(clip, number, self.config, self.config.modalities)
+            used.append(self.used(clip.key, tokens, draw_mask(clip, tokens, self.config, self.mask, seed)))
+        return self.pack(used, [clip.key for clip in clips])
 
-    def _masked(self, clip: Clip, number: int, seed: int) -> dict[str, _Used]:
-        """What is used of a clip, by modality."""
-        tokens = tokenize(clip, number, self.config, self.config.modalities)
-        drawn = draw_mask(clip, tokens, self.config, self.mask, seed)
+    def used(self, key: str, tokens: dict[str, Tokens], drawn: Mask) -> dict[str, Used]:
+        """What is used of a clip's tokens under a mask, by modality; ``key``: the sample's."""
         found = {}
         for name, part in tokens.items():
             rebuilt = drawn.rebuilt[name]
@@ -123,12 +116,20 @@ class MaskedAutoencoder(nn.Module):
             if self.motion is not None:
                 still = still_of(part, self.config).take(torch.from_numpy(asked))
             if self.teacher is not None and name == "video" and len(asked):
-                lesson = self.teacher.lesson(clip.key, part, asked)
+                lesson = self.teacher.lesson(key, part, asked)
             if name == "audio" and drawn.unnamed is not None:
                 part = replace(part, person=np.where(drawn.unnamed, SCENE, part.person))
             if len(used):
-                found[name] = _Used(part.take(used), rebuilt[used], still, lesson)
+                found[name] = Used(part.take(used), rebuilt[used], still, lesson)
         return found
+
+    def pack(self, clips: Sequence[dict[str, Used]], keys: list[str]) -> Batch:
+        """A batch of what is used of each clip."""
+        found = {name: [clip[name] for clip in clips if name in clip] for name in self.config.modalities}
+        found = {name: used for name, used in found.items() if used}
+        if not found:
+            raise ValueError(f"no clip of the batch holds a stream to learn from: {', '.join(keys)}")
+        return _batch(found, self.config, keys)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sum over targets of the mean error of a target, by modality; divide by the count over all ranks.
@@ -143,14 +144,14 @@ class MaskedAutoencoder(nn.Module):
         losses = dict.fromkeys(self.config.modalities, untouched)
         parts = {name: untouched for name in loss_names(self.config, self.mask) if name not in losses}
         for name, predicted in predictions.items():
-            errors = self._errors(name, batch, predicted)
+            errors = self.errors(name, batch, predicted)
             losses[name] = errors.sum() + untouched
             for number, kind in enumerate(KINDS):
                 if (label := f"{kind}/{name}") in parts:
                     parts[label] = (errors * (batch.kinds[name] == number)).sum() + untouched
         return losses | parts
 
-    def _errors(self, name: str, batch: Batch, predicted: Tensor) -> Tensor:
+    def errors(self, name: str, batch: Batch, predicted: Tensor) -> Tensor:
         """The mean error of each target of a modality, [query]: squared, or of the teacher's features smooth L1 (data2vec);
         of a tubelet, times its weight."""
         target, valid, weight = self.targets(name, batch)
@@ -259,7 +260,7 @@ class _Last(torch.autograd.Function):
         return None, *(torch.zeros_like(p) if p in ctx.absent else None for p in ctx.parameters)
 
 
-def _batch(used: dict[str, list[_Used]], config: ModelConfig, keys: list[str]) -> Batch:
+def _batch(used: dict[str, list[Used]], config: ModelConfig, keys: list[str]) -> Batch:
     """Everything that the two passes need, from what is used of each clip."""
     both = {name: join([one.tokens for one in clips]) for name, clips in used.items()}
     kinds = {name: np.concatenate([one.kinds for one in clips]) for name, clips in used.items()}

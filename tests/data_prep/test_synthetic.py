@@ -328,3 +328,30 @@ def test_folder_of_other_settings_is_one_line(config: SyntheticConfig) -> None:
 
     with pytest.raises(UserError, match="made with seed 0, not 5: give another folder"):
         synthetic(SyntheticConfig(**(vars(config) | {"seed": 5})))
+
+
+def test_independent_people_answer_nobody(tmp_path: Path) -> None:
+    """Another first person changes nothing of what the second one does, and nobody looks where the other acts."""
+
+    def script(seed: int, independent: bool):
+        settings = {"recording_seconds": 2000, "clip_seconds": 4, "most_people": 2, "views": "together"}
+        return make_script(Job(SyntheticConfig(tmp_path, seed=seed, independent=independent, **settings), "train", 0))
+
+    def answers(of) -> float:
+        """How much oftener the other one begins something 0.5 to 1.5 s after a gesture than at any other time."""
+        begins = np.array([event.start for event in of.events if event.person == 1])
+        acts = np.array([event.start for event in of.events if event.person == 0 and event.kind in GESTURES])
+        after = np.mean([np.any((begins > at + 0.4) & (begins < at + 1.6)) for at in acts])
+        ever = np.mean([np.any((begins > at + 0.4) & (begins < at + 1.6)) for at in np.arange(0, 1990, 1.0)])
+        return float(after - ever)
+
+    assert answers(script(0, independent=False)) > 0.1
+    assert abs(answers(script(0, independent=True))) < 0.08
+
+
+def test_independent_scenes_are_drawn_and_labelled(tmp_path: Path) -> None:
+    argv = ["synthetic", str(tmp_path / "out"), "--independent", "true", "--recording_seconds", "32", "--pretrain", "0"]
+    assert main([*argv, "--train", "0", "--test", "2", "--test_reversed", "0"]) == 0
+    labels = read_table(tmp_path / "out" / "labels.csv")
+    assert 0 < len(labels) < 16  # of the first person alone
+    assert all(row["participant"].endswith("a") for row in labels)
