@@ -3,7 +3,7 @@
 - Every clip is read and decoded once, whatever number of functions looks at it (``map_clips``).
 - The vector of a stream is the mean of its tokens, their standard deviation, and what varies over time: the deviation of a
   token from the mean of its own track (same view, place and person). A stream that is missing is zeros, and a flag says so.
-- All three of the tokens as they enter the trunk and as they leave it: a probe should never know less than the tokenizers.
+- All three of what the tokens hold before the trunk and as they leave it: a probe should never know less than the streams.
 - Results are kept in one npz for each set of weights, data and streams.
 """
 
@@ -40,7 +40,7 @@ def pool(encoded: Encoded, clip: Tensor, person: Tensor, modalities: int) -> tup
     clip, person: int [row], what each row is about; person -1 is the whole clip, otherwise that person's tokens and the
     scene's. Returns values [row, modality, 6 * dim], zero where a modality is missing, and present bool [row, modality].
     """
-    tokens = torch.cat([encoded.embedded, encoded.tokens], 1).float()
+    tokens = torch.cat([encoded.content, encoded.tokens], 1).float()
     own = (person[:, None] == SCENE) | (encoded.person == SCENE) | (encoded.person == person[:, None])
     of_row = own & (encoded.clip == clip[:, None])  # row token
     of_modality = encoded.modality == torch.arange(modalities, device=tokens.device)[:, None]  # modality token

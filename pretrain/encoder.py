@@ -26,14 +26,15 @@ from pretrain.trunk import Trunk
 class Encoded:
     """Features of tokens. ``encode_clips`` gives them packed, [token, ...]; ``encode`` gives [batch, token, ...].
 
-    tokens: [..., dim]. embedded: [..., dim], the same tokens as they entered the trunk. modality: index into
+    tokens: [..., dim]. content: [..., dim], what the same tokens hold before the trunk mixes it: video's as it enters the trunk,
+    a stream's cells under a projection that nothing has learnt (``StreamTokenizer.content``). modality: index into
     Encoder.modalities. time: seconds from the clip's start. person: -1 for the scene. view: number of the view in the clip.
     place: which cell of the picture (0 for streams). clip: number of the clip in the list. Where clips of a batch differ in
     length, ``encode`` fills up with rows of modality -1.
     """
 
     tokens: Tensor
-    embedded: Tensor
+    content: Tensor
     modality: Tensor
     time: Tensor
     person: Tensor
@@ -77,6 +78,18 @@ class Encoder(nn.Module):
         """Raw tokens by modality -> packed [token, dim]."""
         return torch.cat([self.tokenizer(name)(part) for name, part in tokens.items()])
 
+    def embed_and_keep(self, tokens: dict[str, Tokens]) -> tuple[Tensor, Tensor]:
+        """What enters the trunk, and ``Encoded.content``: packed [token, dim] each."""
+        tokens = {name: part.to(self.device) for name, part in tokens.items()}
+        embedded = self.embed(tokens)
+        parts = []
+        for (name, part), own in zip(
+            tokens.items(), embedded.split([len(part) for part in tokens.values()]), strict=True
+        ):
+            tokenizer = self.tokenizer(name)
+            parts.append(tokenizer.content(part) if isinstance(tokenizer, StreamTokenizer) else own)
+        return embedded, torch.cat(parts)
+
     def encode_clips(self, clips: Sequence[Clip], modalities: Collection[str] | None = None) -> Encoded:
         """Features of clips, packed: all tokens of video, then of each stream; sorted by clip within each.
 
@@ -98,9 +111,8 @@ class Encoder(nn.Module):
             if any(name in c for c in clips)
         }
         layout = plan(tokens, self.config).to(self.device)
-        embedded = self.embed({name: part.to(self.device) for name, part in tokens.items()})
-        x = self.trunk(embedded, layout)
-        return encoded(x, embedded, tokens, self.config)
+        embedded, content = self.embed_and_keep(tokens)
+        return encoded(self.trunk(embedded, layout), content, tokens, self.config)
 
     def encode(
         self,
@@ -162,7 +174,7 @@ class Encoder(nn.Module):
         return tokens
 
 
-def encoded(x: Tensor, embedded: Tensor, tokens: dict[str, Tokens], config: ModelConfig) -> Encoded:
+def encoded(x: Tensor, content: Tensor, tokens: dict[str, Tokens], config: ModelConfig) -> Encoded:
     """Features x [token, dim] of packed tokens, with what is known of them."""
 
     def column(name: str) -> Tensor:
@@ -170,7 +182,7 @@ def encoded(x: Tensor, embedded: Tensor, tokens: dict[str, Tokens], config: Mode
 
     counts = [len(tokens[name]) if name in tokens else 0 for name in config.modalities]
     modality = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(x.device)
-    return Encoded(x, embedded, modality, *(column(name) for name in ("time", "person", "view", "place", "clip")))
+    return Encoded(x, content, modality, *(column(name) for name in ("time", "person", "view", "place", "clip")))
 
 
 def _by_clip(packed: Encoded, batch: int) -> Encoded:
@@ -190,7 +202,7 @@ def _by_clip(packed: Encoded, batch: int) -> Encoded:
 
     return Encoded(
         rows(packed.tokens, 0),
-        rows(packed.embedded, 0),
+        rows(packed.content, 0),
         rows(packed.modality, -1),
         rows(packed.time, 0),
         rows(packed.person, -1),

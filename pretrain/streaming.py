@@ -41,7 +41,7 @@ class _Chunk:
     """A chunk on its way through the trunk. levels: its tokens, and the fewer ones of the upper layers where there are any."""
 
     tokens: dict[str, Tokens]
-    embedded: Tensor
+    content: Tensor
     x: Tensor
     levels: list[_Level]
     groups: Groups | None
@@ -109,10 +109,10 @@ class StreamingEncoder:
             groups, fewer = coarser(columns, config.upper_rate)
             levels.append(_Level(pool(fewer, config.pool_seconds)))
             groups.to(device)
-        embedded = self.encoder.embed({name: part.to(device) for name, part in tokens.items()})
+        embedded, content = self.encoder.embed_and_keep(tokens)
         for part in tokens.values():
             part.values, part.valid = part.values[:0].clone(), None  # embedded: times and places are kept, no contents
-        return _Chunk(tokens, embedded, embedded, levels, groups)
+        return _Chunk(tokens, content, embedded, levels, groups)
 
     def _level(self, chunk: _Chunk, layer: int) -> _Level:
         return chunk.levels[-1 if layer >= self.encoder.trunk.lower_layers else 0]
@@ -152,4 +152,4 @@ class StreamingEncoder:
             tokens, means = chunk.below
             x = tokens + (x - means)[chunk.groups.group]
         norm = self.encoder.trunk.norm
-        return encoded(x if norm is None else norm(x), chunk.embedded, chunk.tokens, self.config)
+        return encoded(x if norm is None else norm(x), chunk.content, chunk.tokens, self.config)

@@ -278,6 +278,15 @@ def position_codes(tokens: Tokens, base: tuple[int, int, int] | None, dim: int) 
     return torch.cat(tables).index_select(0, index).to(tokens.values.device)
 
 
+@functools.cache
+def projection(numbers: int, dim: int) -> Tensor:
+    """A map that nearly keeps the distances of vectors (Johnson and Lindenstrauss, 1984): float32 [number, dim].
+
+    It is the same everywhere: numpy promises RandomState's numbers for all of its versions and machines.
+    """
+    return torch.from_numpy(np.random.RandomState(0).standard_normal((numbers, dim)) / np.sqrt(numbers)).float()
+
+
 class VideoTokenizer(nn.Module):
     """VideoMAE's patch embedding: a convolution whose stride is its kernel, so a matrix on every tubelet."""
 
@@ -323,6 +332,11 @@ class StreamTokenizer(nn.Module):
     def standardised(self, tokens: Tokens) -> Tensor:
         """[token, cell, feature], zero where a cell or a number of it is absent."""
         return torch.where(tokens.there(), (tokens.values - self.mean) / self.std, 0)
+
+    def content(self, tokens: Tokens) -> Tensor:
+        """The standardised cells under ``projection``: [token, dim]. Training cannot lose any of it."""
+        cells = rearrange(self.standardised(tokens), "token cell feature -> token (cell feature)")
+        return cells @ projection(cells.shape[-1], self.project.out_features).to(cells)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """-> [token, dim]"""

@@ -69,12 +69,12 @@ def test_pooling_is_mean_deviation_and_change_of_a_persons_tokens() -> None:
         "place": [0, 1, 0, 0, 0, 0, 0, 0],
     }
     tensors = {name: torch.tensor(values) for name, values in about.items()}
-    embedded, tokens = torch.from_numpy(rng.normal(size=(2, 8, 5))).float()
+    content, tokens = torch.from_numpy(rng.normal(size=(2, 8, 5))).float()
     zero = torch.zeros(8)
     columns = [tensors["modality"], zero, tensors["person"], zero, tensors["place"], tensors["clip"]]
-    values, present = pool(Encoded(tokens, embedded, *columns), torch.tensor([1, 0]), torch.tensor([-1, 7]), 3)
+    values, present = pool(Encoded(tokens, content, *columns), torch.tensor([1, 0]), torch.tensor([-1, 7]), 3)
     assert present.tolist() == [[True, True, False], [True, True, False]]
-    both = torch.cat([embedded, tokens], 1).numpy()
+    both = torch.cat([content, tokens], 1).numpy()
     for row, modality, rows in ((0, 0, [2]), (0, 1, [6]), (1, 0, [0, 1, 7]), (1, 1, [3, 4])):
         own = both[rows]
         np.testing.assert_allclose(values[row, modality, :10], own.mean(0), rtol=1e-5)

@@ -59,8 +59,25 @@ def test_a_model_for_other_pictures_and_segments_keeps_the_table() -> None:
     config = ModelConfig(**sizes, image_height=112, image_width=112, table=BASE)
     encoder = Encoder(config)
     torch.nn.init.zeros_(encoder.video.weight)
-    codes = encoder.encode(video=torch.randn(1, 32, 3, 112, 112)).embedded[0]
+    codes = encoder.encode(video=torch.randn(1, 32, 3, 112, 112)).content[0]
     assert torch.equal(codes, position_table(BASE, (16, 7, 7), 48))
-    wide = encoder.encode(video=torch.randn(1, 32, 3, 112, 208)).embedded[0]
+    wide = encoder.encode(video=torch.randn(1, 32, 3, 112, 208)).content[0]
     assert torch.equal(wide, position_table(BASE, (16, 7, 13), 48))
     assert ModelConfig(**sizes).base == (16, 14, 14)
+
+
+def test_what_a_stream_holds_does_not_hang_on_training():
+    """Distances between the contents are those between the cells, whatever the tokenizer has learnt or forgotten."""
+    encoder = Encoder(tiny_model(dim=192, heads=6)).eval()
+    clip = make_clip()
+    before = encoder.encode_clips([clip]).content
+    with torch.no_grad():
+        encoder.streams["pose"].project.weight.zero_()
+    encoded = encoder.encode_clips([clip])
+    rows = encoded.modality == encoder.modalities.index("pose")
+    torch.testing.assert_close(encoded.content[rows], before[rows])
+    part = tokenize(clip, 0, encoder.config, ("pose",))["pose"]
+    cells = encoder.streams["pose"].standardised(part).flatten(1)
+    apart = torch.nn.functional.pdist(cells) / cells.shape[1] ** 0.5
+    kept = torch.nn.functional.pdist(encoded.content[rows]) / encoded.content.shape[1] ** 0.5
+    torch.testing.assert_close(kept, apart, rtol=0.25, atol=0)
