@@ -8,7 +8,8 @@ from torch.nn.functional import normalize
 
 from pretrain.config import ModelConfig
 from pretrain.encoder import Encoder
-from pretrain.tokens import position_table, sinusoids
+from pretrain.tokens import position_table, sinusoids, tokenize
+from tests.pretrain.clips_for_tests import make_clip, tiny_model
 
 BASE = (8, 14, 14)  # 16 frames of 224 x 224
 GRIDS = {
