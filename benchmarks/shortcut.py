@@ -18,6 +18,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -90,13 +91,30 @@ def main() -> None:
 def measure(config: RunConfig, adapter_clips: int) -> tuple[Problem, dict[str, dict[str, Predictions]], str]:
     """The problem (its features: pretrained, video alone), the predictions of every row, and how the adapter was trained."""
     encoder = open_encoder(config.encoder, config.device).requires_grad_(False)
-    streams = chosen_streams(encoder, None)
+    problem, given = read_problem(config, encoder)
+    table = describe(problem.shards, problem.index, problem.examples, config)
+    problem.matrix = as_matrix(table["alone values"], table["alone present"])
+    results = probed(problem, given, matrices(table, chosen_streams(encoder, None)))
+    split = fewer(problem, subset(problem, given, 0), adapter_clips)
+    results["adapter, video alone"] = evaluate([[split]], adapter(encoder, problem, config))
+    recipe = f"{len(split.train)} clips, {config.training.epochs} epochs at most, begun at the probe, 1 seed"
+    return problem, results, f"Adapter: {recipe}"
+
+
+def read_problem(config: RunConfig, encoder: Encoder, clips: int | None = None) -> tuple[Problem, Split]:
+    """The problem, as yet without features, and the split that the data name.
+
+    clips: read at most so many of a recording, evenly spread.
+    """
     shards, index = open_shards(config.data, config.encoder, encoder, config.out / "shards")
+    if clips is not None:
+        rows = [np.asarray(rows) for rows in index.groupby("recording", sort=False).indices.values()]
+        kept = [some[np.unique(np.linspace(0, len(some) - 1, clips).astype(int))] for some in rows]
+        index = index.iloc[np.concatenate(kept)].reset_index(drop=True)
     index, examples, task, _ = labelled(read_labels(config.labels, config.target), shards, index, config)
     given = given_split(examples, config.group_by)
     if given is None:
         raise SystemExit(f"{config.data}: no splits train and test")
-    table = describe(shards, index, examples, config)
     problem = Problem(
         shards=shards,
         index=index,
@@ -105,18 +123,24 @@ def measure(config: RunConfig, adapter_clips: int) -> tuple[Problem, dict[str, d
         streams=("video",),
         targets=task.targets(examples["value"].to_numpy()),
         groups=np.unique(examples["recording"], return_inverse=True)[1],
-        matrix=as_matrix(table["alone values"], table["alone present"]),
+        matrix=np.empty((len(examples), 0), np.float32),
     )
-    splits = [[subset(problem, given, seed)] for seed in range(SEEDS)]
+    return problem, given
+
+
+def probed(
+    problem: Problem, given: Split, rows: Mapping[str, Sequence[np.ndarray]]
+) -> dict[str, dict[str, Predictions]]:
+    """Predictions of a linear probe on every row's features [example, feature], one for each seed where the seeds differ."""
     results = {}
-    for name, by_seed in matrices(table, streams).items():
+    for name, by_seed in rows.items():
         print(f"probe: {name}")
-        found = [evaluate([splits[seed]], probe(problem, by_seed[seed % len(by_seed)])) for seed in range(SEEDS)]
+        found = [
+            evaluate([[subset(problem, given, seed)]], probe(problem, by_seed[seed % len(by_seed)]))
+            for seed in range(SEEDS)
+        ]
         results[name] = stacked(found)
-    split = fewer(problem, splits[0][0], adapter_clips)
-    results["adapter, video alone"] = evaluate([[split]], adapter(encoder, problem, config))
-    recipe = f"{len(split.train)} clips, {config.training.epochs} epochs at most, begun at the probe, 1 seed"
-    return problem, results, f"Adapter: {recipe}"
+    return results
 
 
 def describe(shards: Path, index: pd.DataFrame, examples: pd.DataFrame, config: RunConfig) -> dict[str, np.ndarray]:
@@ -128,6 +152,11 @@ def describe(shards: Path, index: pd.DataFrame, examples: pd.DataFrame, config: 
         tables = list(pool.map(describe_part, work))
     table = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
     table["clip"] = np.concatenate([one["clip"] + part[0] for one, part in zip(tables, parts, strict=True)])
+    return of_examples(table, examples)
+
+
+def of_examples(table: dict[str, np.ndarray], examples: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What ``map_clips`` gave, in the order of the examples."""
     row_of = {pair: row for row, pair in enumerate(zip(table["clip"], table["person"], strict=True))}
     rows = [row_of[pair] for pair in zip(examples["row"], examples["person"], strict=True)]
     return {name: values[rows] for name, values in table.items()}

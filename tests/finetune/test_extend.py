@@ -1,0 +1,59 @@
+"""The benchmark of extended weights, scaled down: step 0 is the trunk's, tables and picture are there, nothing runs twice."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks import extend
+from configs import plain
+from tests.pretrain.clips_for_tests import tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe for ``pretrain run`` whose steps take milliseconds."""
+    data = {"splits": ["pretrain"], "workers": 0, "cache": True, "statistics_clips": 4}
+    file = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    file.write_text(yaml.safe_dump({"batch": 2, "data": data, "model": plain(tiny_model())}))
+    return file
+
+
+def test_the_step_that_reached_a_level() -> None:
+    assert extend.reached(np.array([np.nan, 3.0, 2.0, 1.0, 2.0]), 2.0) == 3
+    assert extend.reached(np.array([np.nan, 3.0]), 2.0) is None
+
+
+def test_the_command_leaves_tables_and_a_picture(
+    tiny_recipe: Path,
+    scenes: Path,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(extend, "SEEDS", 1)
+    monkeypatch.setattr(extend, "MODES", ("full", "frozen"))
+    given = {"shards": shards, "labels": scenes / "labels.csv", "out": tmp_path, "recipe": tiny_recipe}
+    given |= {"steps": 4, "trunk_steps": 2, "clips": 3, "held_out": 2}
+    monkeypatch.setattr(sys, "argv", ["extend", *(word for name, v in given.items() for word in (f"--{name}", str(v)))])
+    extend.main()
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["step 0"]["alone"]["difference"] == 0
+    assert table["step 0"]["beside"]["difference"] < 1e-5
+    assert table["step 0"]["beside"]["same predictions"]
+    assert table["steps"] == {"scratch": 4, "full": 2, "frozen": 2}
+    assert table["losses"]["scratch"]["total"]["reached"] == [4]
+    assert set(table["probes"]["rows"]["scratch, all streams"]) == {"test", "test_reversed"}
+    assert "| frozen, all streams - scratch |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "extend.png").stat().st_size > 5000
+    capsys.readouterr()
+    before = (tmp_path / "full-0" / "metrics.csv").stat().st_mtime_ns
+    extend.main()
+    assert capsys.readouterr().out.count("nothing to do") == 4
+    assert (tmp_path / "full-0" / "metrics.csv").stat().st_mtime_ns == before
