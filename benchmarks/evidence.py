@@ -29,21 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors.torch import load_file
 from torch import Tensor
 
-from configs import UserError
 from data_prep.shards import read_index
 from finetune.features import batches
 from finetune.tasks import bootstrap_recordings
-from pretrain.checkpoint import whole_checkpoints
 from pretrain.clips import Clip
-from pretrain.config import KINDS, MaskConfig
+from pretrain.config import KINDS
 from pretrain.masking import NOT_REBUILT, Mask, draw_mask
 from pretrain.objective import MaskedAutoencoder, pixel_targets
-from pretrain.release import model_config
 from pretrain.tokens import SCENE, StreamTokenizer, Tokens, tokenize
 from pretrain.traces import people_of
+from pretrain.trained import load_autoencoder
 
 COUNT, OURS, MEAN, LINE, PAIRED, OURS_PAIRED, SWAPPED = range(
     7
@@ -65,7 +62,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=int, default=64, help="at most (default: 64)")
     parser.add_argument("--out", type=Path, required=True, help="folder for table.md and table.json")
     args = parser.parse_args()
-    models = [load_run(run) for run in args.runs]
+    models = [load_autoencoder(run) for run in args.runs]
     table = rows(sums_of(models, args.shards, args.split, args.recordings, KINDS))
     apart: dict[str, Any] = {}
     if args.independent:
@@ -77,17 +74,6 @@ def main() -> None:
         json.dumps({"scenes": table, "independent": apart}, indent=1), encoding="utf-8"
     )
     print(text)
-
-
-def load_run(run: Path) -> MaskedAutoencoder:
-    """Encoder and decoder of the newest checkpoint of a run, in eval mode. Raises UserError."""
-    found = whole_checkpoints(run)
-    if not found:
-        raise UserError(f"{run}: no checkpoint there; it is no folder of a kinesic pretrain run")
-    settings = json.loads((found[-1] / "config.json").read_text())["config"]
-    model = MaskedAutoencoder(model_config(settings["model"]), MaskConfig(**settings["mask"]))
-    model.load_state_dict(load_file(found[-1] / "weights.safetensors"))
-    return model.eval()
 
 
 def sums_of(

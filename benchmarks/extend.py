@@ -3,8 +3,8 @@
     python -m benchmarks.extend --shards OUT --labels labels.csv --out FOLDER
 
 Generated scenes. A trunk is pretrained on video alone with its gates closed, so that every segment is read by itself, and
-exported as a Hugging Face VideoMAE: it stands for published weights. All streams are then pretrained from it in half of
-the steps, the trunk learning fully, slowly or not at all, and from scratch in all of the steps, with three seeds each.
+exported as a Hugging Face VideoMAE, decoder and all: it stands for published weights. All streams are then pretrained from it
+in half of the steps, the trunk learning fully, slowly or not at all, and from scratch in all of the steps, with three seeds each.
 
 Measured: whether the features of video are as they were at step 0; losses on clips and masks that are the same for all
 runs; the step at which the mean over the last steps has come down to where the run from scratch of that seed ended (on
@@ -35,9 +35,9 @@ from finetune.problem import Problem, persons
 from finetune.splits import Split
 from pretrain import checkpoint
 from pretrain.clips import Clip
-from pretrain.config import RunConfig
+from pretrain.config import ExportConfig, RunConfig
 from pretrain.encoder import Encoder
-from pretrain.export import export_videomae
+from pretrain.export import export
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import load_encoder
 from pretrain.stream import Clips, mask_seed
@@ -90,7 +90,7 @@ def train(args: argparse.Namespace) -> dict[str, list[RunConfig]]:
     runs.train(args.recipe, args.shards, args.out / "trunk", args.trunk_steps, *alone)
     published = args.out / "videomae"
     if not published.is_dir():
-        export_videomae(load_encoder(args.out / "trunk" / "release"), published)
+        export(ExportConfig(args.out / "trunk", published))
     trained: dict[str, list[RunConfig]] = {name: [] for name in (SCRATCH, *MODES)}
     for seed in range(SEEDS):
         for name, some in trained.items():

@@ -362,6 +362,6 @@ class ExportConfig:
     """An encoder -> a folder that transformers' VideoMAEModel reads."""
 
     encoder: Path
-    """a release, or any VideoMAE that load_encoder reads"""
+    """a release, the folder of a run (its decoder comes along), or any VideoMAE that load_encoder reads"""
     out: Path
     """folder to write; it must not exist"""

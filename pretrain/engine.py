@@ -31,7 +31,7 @@ from pretrain.release import load_encoder
 from pretrain.stream import Clips, batches, mask_seed
 from pretrain.teacher import Teacher
 from pretrain.tracking import Tracker, say
-from pretrain.weights import initialise
+from pretrain.weights import initialise, initialise_decoder
 
 RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal, checkpoint written
 
@@ -108,6 +108,7 @@ def _build(config: RunConfig) -> MaskedAutoencoder:
     model.encoder.trunk.checkpointing = config.checkpointing
     if config.init is not None:
         initialise(model, load_encoder(config.init), config.init)
+        initialise_decoder(model, config.init)
     return model
 
 

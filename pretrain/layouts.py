@@ -45,7 +45,6 @@ _HF_BLOCK = {
 }
 _HF_LIVE = {"attention.attention.query.bias": "attn.q_bias", "attention.attention.value.bias": "attn.v_bias"}
 _HF_QKV = [f"attention.attention.{part}.weight" for part in ("query", "key", "value")]
-_HF_PART = rf"encoder\.layer\.\d+\.(?:{'|'.join(map(re.escape, _HF_QKV))})"
 _HF_REST = ("decoder.", "mask_token", "encoder_to_decoder.", "fc_norm.", "classifier.")
 
 _ORIGINAL_TOP = {**_with_leaves({"patch_embed.proj": "video", "norm": "trunk.norm"}), "pos_embed": POSITIONS}
@@ -59,6 +58,8 @@ _ORIGINAL_BLOCK = {
     )
 }
 _ORIGINAL_REST = ("fc_norm.", "head.")
+_DECODER_TOP = _with_leaves({"norm": "trunk.norm", "head": "heads.video"})  # below "decoder.", in every layout
+_BESIDE_DECODER = {"encoder_to_decoder.weight": "from_encoder.weight", "mask_token": "mask_tokens.video"}
 _WRAPPERS = re.compile(
     r"^(?:module\.|model\.)+"
 )  # of data-parallel training, and of VideoMAE V2's Hugging Face folders
@@ -74,13 +75,39 @@ def renamed(theirs: Mapping[str, Any]) -> dict[str, Tensor]:
             inside = {n.removeprefix(prefix): value for n, value in bare.items() if n.startswith(prefix)}
             return _by_our_names(inside, "blocks", _ORIGINAL_TOP, _ORIGINAL_BLOCK, _ORIGINAL_REST)
     bare = {name.removeprefix("videomae."): value for name, value in bare.items()}
-    parts = {name: bare.pop(name) for name in list(bare) if re.fullmatch(_HF_PART, name)}
-    ours = _by_our_names(bare, "encoder.layer", _HF_TOP, _HF_BLOCK | _HF_LIVE, _HF_REST)
-    for layer in {name.split(".")[2] for name in parts}:
-        names = [f"encoder.layer.{layer}.{part}" for part in _HF_QKV]
-        if lacking := [name for name in names if name not in parts]:
+    return _from_hugging_face(bare, "encoder.layer", _HF_TOP, _HF_REST)
+
+
+def renamed_decoder(theirs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The decoder's parameters of a VideoMAE after pretraining, by the names that ours has; none where it has none.
+
+    Raises ValueError for what VideoMAE's decoder has not.
+    """
+    bare = {_WRAPPERS.sub("", name): value for name, value in theirs.items()}
+    if not all(name in bare for name in _BESIDE_DECODER):
+        return {}
+    ours = {
+        name: bare[theirs].flatten() if bare[theirs].ndim > 2 else bare[theirs]
+        for theirs, name in _BESIDE_DECODER.items()
+    }
+    inside = {n.removeprefix("decoder."): value for n, value in bare.items() if n.startswith("decoder.")}
+    if any(name.startswith("decoder_layers.") for name in inside):
+        return ours | _from_hugging_face(inside, "decoder_layers", _DECODER_TOP, ())
+    return ours | _by_our_names(inside, "blocks", _DECODER_TOP, _ORIGINAL_BLOCK, ())
+
+
+def _from_hugging_face(
+    theirs: Mapping[str, Tensor], blocks: str, top: Mapping[str, str], rest: tuple[str, ...]
+) -> dict[str, Tensor]:
+    part = re.compile(rf"{re.escape(blocks)}\.(\d+)\.(?:{'|'.join(map(re.escape, _HF_QKV))})")
+    layers = {found[1] for name in theirs if (found := part.fullmatch(name))}
+    others = {name: value for name, value in theirs.items() if not part.fullmatch(name)}
+    ours = _by_our_names(others, blocks, top, _HF_BLOCK | _HF_LIVE, rest)
+    for layer in layers:
+        names = [f"{blocks}.{layer}.{part}" for part in _HF_QKV]
+        if lacking := [name for name in names if name not in theirs]:
             raise ValueError(f"{lacking[0]} is missing")
-        ours[f"trunk.blocks.{layer}.attn.qkv.weight"] = torch.cat([parts[name] for name in names])
+        ours[f"trunk.blocks.{layer}.attn.qkv.weight"] = torch.cat([theirs[name] for name in names])
     return ours
 
 
@@ -103,7 +130,21 @@ def _by_our_names(
 
 def hugging_face(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of trunk and patch embedding by the names that VideoMAEModel's files have: ``renamed`` the other way."""
-    top = {name: theirs for theirs, name in _HF_TOP.items()}
+    return _to_hugging_face(ours, "encoder.layer", {name: theirs for theirs, name in _HF_TOP.items()})
+
+
+def hugging_face_decoder(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A decoder's parameters for video as VideoMAEForPreTraining's files have them: ``renamed_decoder`` the other way."""
+    beside = {name: theirs for theirs, name in _BESIDE_DECODER.items()}
+    inside = {name: value for name, value in ours.items() if name not in beside}
+    theirs = _to_hugging_face(inside, "decoder_layers", {name: theirs for theirs, name in _DECODER_TOP.items()})
+    outside = {
+        beside[name]: value[None, None] if value.ndim == 1 else value for name, value in ours.items() if name in beside
+    }
+    return outside | {f"decoder.{name}": value for name, value in theirs.items()}
+
+
+def _to_hugging_face(ours: Mapping[str, Tensor], blocks: str, top: Mapping[str, str]) -> dict[str, Tensor]:
     block = {name: theirs for theirs, name in _HF_BLOCK.items()}
     theirs: dict[str, Tensor] = {}
     for name, value in ours.items():
@@ -112,9 +153,9 @@ def hugging_face(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
             theirs[top[name]] = value
         elif found[2] == "attn.qkv.weight":
             parts = zip(_HF_QKV, value.chunk(3), strict=True)
-            theirs |= {f"encoder.layer.{found[1]}.{part}": half for part, half in parts}
+            theirs |= {f"{blocks}.{found[1]}.{part}": half for part, half in parts}
         else:
-            theirs[f"encoder.layer.{found[1]}.{block[found[2]]}"] = value
+            theirs[f"{blocks}.{found[1]}.{block[found[2]]}"] = value
     return {name: value.contiguous() for name, value in theirs.items()}
 
 

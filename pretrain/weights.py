@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from configs import UserError
 from pretrain.config import ModelConfig
 from pretrain.encoder import Encoder
-from pretrain.layouts import POSITIONS, check_positions, renamed, sizes
+from pretrain.layouts import POSITIONS, check_positions, renamed, renamed_decoder, sizes
 
 FILES = (".pth", ".pt", ".bin", ".safetensors")
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
@@ -52,18 +52,11 @@ def _hub_config(folder: Path) -> dict[str, Any] | None:
 
 def read_videomae(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Sizes and parameters, by our names, of a published VideoMAE. Raises UserError: which file, what is wrong."""
-    if path.is_file() and path.name in IN_A_FOLDER and _hub_config(path.parent) is not None:
-        path = path.parent
-    file, theirs = path, None
-    if path.is_dir():
-        theirs = _hub_config(path)
-        file = next((path / name for name in IN_A_FOLDER if (path / name).is_file()), path)
-        if file == path:
-            raise UserError(f"{path}: neither {' nor '.join(IN_A_FOLDER)} beside config.json")
+    file, theirs = _files(path)
     content = _read_file(file)
     settings: dict[str, Any]
     try:
-        parameters = next((content[key] for key in UNDER if isinstance(content.get(key), Mapping)), content)
+        parameters = _parameters(content)
         weights = renamed(parameters)
         positions = weights.pop(POSITIONS, None)
         if theirs is None:
@@ -80,6 +73,32 @@ def read_videomae(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     except (ValueError, TypeError) as error:
         raise UserError(f"{file}: {error}") from None
     return config, weights
+
+
+def read_decoder(path: Path) -> dict[str, Tensor]:
+    """The decoder that a published VideoMAE was pretrained with, by our names; none where it was left out. Raises UserError."""
+    file, _ = _files(path)
+    try:
+        return renamed_decoder(_parameters(_read_file(file)))
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _files(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The file of weights and, of a Hugging Face folder, its config. Raises UserError."""
+    if path.is_file() and path.name in IN_A_FOLDER and _hub_config(path.parent) is not None:
+        path = path.parent
+    if not path.is_dir():
+        return path, None
+    file = next((path / name for name in IN_A_FOLDER if (path / name).is_file()), path)
+    if file == path:
+        raise UserError(f"{path}: neither {' nor '.join(IN_A_FOLDER)} beside config.json")
+    return file, _hub_config(path)
+
+
+def _parameters(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of what a file holds, the parameters by name."""
+    return next((content[key] for key in UNDER if isinstance(content.get(key), Mapping)), content)
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -164,6 +183,12 @@ def of_the_trunk(name: str) -> bool:
     return name.startswith(("video.", "trunk.")) and ".reading." not in name
 
 
+def of_videos_decoder(name: str) -> bool:
+    """Whether a parameter of the decoder is one that VideoMAE's has: no other stream's, and nothing of the gated branch."""
+    mine = name.startswith(("trunk.", "from_encoder.", "heads.video.")) or name == "mask_tokens.video"
+    return mine and ".reading." not in name
+
+
 def fill(encoder: Encoder, weights: Mapping[str, Tensor], source: Path) -> None:
     """Puts parameters into an encoder: all of the trunk's, others where given. Raises UserError on a misfit."""
     own = encoder.state_dict()
@@ -216,3 +241,26 @@ def initialise(model: nn.Module, source: Encoder, path: Path) -> None:
     fill(encoder, {n: v for n, v in source.state_dict().items() if of_the_trunk(n) or (more and n in own)}, path)
     if left := [name for name in source.config.streams if name not in encoder.config.streams]:
         print(f"--init {path}: left out, this model reads no {', '.join(left)}")
+
+
+def initialise_decoder(model: nn.Module, path: Path) -> None:
+    """Starts the decoder of a MaskedAutoencoder from the one that a published VideoMAE was pretrained with, for video; says so
+    where it is of other sizes, and ours starts anew. Raises UserError for a file that cannot be read."""
+    theirs = read_decoder(path) if is_videomae(path) else {}
+    if not theirs:
+        return
+    decoder = model.decoder
+    assert isinstance(decoder, nn.Module)
+    own = decoder.state_dict()
+    expected = {n for n in own if of_videos_decoder(n)}
+    if model.mask.target != "pixels":  # pyrefly: ignore[missing-attribute]
+        expected -= {n for n in expected if n.startswith("heads.")}  # what it rebuilds is no picture
+        theirs = {n: value for n, value in theirs.items() if not n.startswith("heads.")}
+    if set(theirs) != expected or any(own[n].shape != theirs[n].shape for n in theirs):
+        width, layers = len(theirs["from_encoder.weight"]), len({n.split(".")[2] for n in theirs if "blocks." in n})
+        print(
+            f"--init {path}: its decoder is {width} wide and has {layers} layers, another one than model.decoder_dim, "
+            "decoder_layers and decoder_heads ask for: ours starts anew"
+        )
+        return
+    decoder.load_state_dict({**own, **theirs})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips_for_tests import tiny_model
+from clips_for_tests import make_clip, tiny_model
 from safetensors.torch import load_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEModel
 from videomae_for_tests import SIZES, difference, original_encoder, redraw
@@ -16,6 +16,7 @@ from pretrain.config import ModelConfig
 from pretrain.encoder import Encoder
 from pretrain.export import export_videomae
 from pretrain.release import load_encoder
+from pretrain.tokens import IMAGE_MEAN, IMAGE_STD
 
 
 def published(folder: Path, kind: type = VideoMAEModel, **changes) -> torch.nn.Module:
@@ -118,3 +119,34 @@ def test_a_table_that_transformers_does_not_compute_is_refused(tmp_path: Path) -
     with pytest.raises(UserError, match=r"interpolated from \[8, 14, 14\] to \[8, 7, 7\]"):
         export_videomae(Encoder(config), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_decoder_comes_along_bit_by_bit(tmp_path: Path) -> None:
+    """What a run has learnt about rebuilding video is VideoMAE's decoder again, and transformers has the same loss."""
+    from pretrain.config import MaskConfig
+    from pretrain.objective import MaskedAutoencoder
+    from pretrain.weights import read_decoder
+
+    ours = MaskedAutoencoder(tiny_model(streams={}, layer_norm_eps=1e-12), MaskConfig(video=0.75)).eval()
+    redraw(ours)
+    with torch.no_grad():
+        for gate in (p for n, p in ours.named_parameters() if ".gates." in n):
+            gate.zero_()
+    export_videomae(ours.encoder, tmp_path / "out", ours.decoder)
+    theirs, told = VideoMAEForPreTraining.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    again, own = read_decoder(tmp_path / "out"), ours.decoder.state_dict()
+    assert set(again) == {name for name in own if ".reading." not in name}
+    assert all(torch.equal(value, own[name]) for name, value in again.items())
+    clip = make_clip()
+    clip.views["cam0"].frames = clip.views["cam0"].frames[:16]
+    clip.views["cam0"].frame_rate = ours.config.frame_rate
+    batch = ours.collate([clip], [3])
+    hidden = torch.zeros(1, 32, dtype=torch.bool)
+    hidden[0, batch.queries["video"]] = True
+    frames = torch.from_numpy(clip.views["cam0"].frames).permute(0, 3, 1, 2) / 255
+    frames = (frames - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_STD)[:, None, None]
+    with torch.no_grad():
+        loss = theirs.eval()(pixel_values=frames[None], bool_masked_pos=hidden).loss
+        mine = ours(batch)["video"] / batch.counts["video"]
+    assert abs(mine - loss) / loss < 1e-5

@@ -29,7 +29,7 @@ from pretrain.layouts import sizes
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import load_encoder
 from pretrain.tokens import sinusoids
-from pretrain.weights import initialise
+from pretrain.weights import initialise, read_decoder
 
 HEADS_OF_64 = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 320}
 COMMAND_LINE = argparse.Namespace(model="vit", input_size=32, num_frames=16, window_size=(8, 2, 2), opt_betas=None)
@@ -239,8 +239,13 @@ def test_hugging_face_names_want_their_config(tmp_path: Path) -> None:
 
 
 def test_a_run_starts_from_a_checkpoint(tmp_path: Path) -> None:
-    names = original_pretraining(published(VideoMAEForPreTraining, use_mean_pooling=False))
+    model = published(VideoMAEForPreTraining, use_mean_pooling=False)
+    names = original_pretraining(model)
     torch.save({"model": names, "args": COMMAND_LINE}, tmp_path / "checkpoint.pth")
+    model.save_pretrained(tmp_path / "hub")
+    decoder, same = read_decoder(tmp_path / "checkpoint.pth"), read_decoder(tmp_path / "hub")
+    assert decoder.keys() == same.keys()
+    assert all(torch.equal(value, same[name]) for name, value in decoder.items())
     ours = MaskedAutoencoder(
         ModelConfig(
             dim=128, layers=2, heads=2, mlp_dim=320, image_height=32, image_width=32, decoder_dim=24, streams={}

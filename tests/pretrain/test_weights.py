@@ -16,7 +16,7 @@ from pretrain.encoder import Encoder
 from pretrain.layouts import renamed
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import load_encoder
-from pretrain.weights import initialise
+from pretrain.weights import initialise, initialise_decoder
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -81,7 +81,7 @@ def test_live_names_of_biases_are_read_too(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_masked_loss_equals_the_published_one(dtype):
+def test_masked_loss_equals_the_published_one(dtype, tmp_path):
     """Same mask, same decoder weights: the sum over targets divided by their count is VideoMAE's loss."""
     size = SIZES["tiny"]
     config = VideoMAEConfig(
@@ -96,24 +96,9 @@ def test_masked_loss_equals_the_published_one(dtype):
         decoder_heads=3, layer_norm_eps=config.layer_norm_eps, streams={},
     )  # fmt: skip
     ours = MaskedAutoencoder(model, MaskConfig(video=0.75)).to(dtype).eval()
-    weights = {f"encoder.{name}": value for name, value in renamed(published.state_dict()).items()}
-    decoder = {
-        name.replace("decoder.decoder_layers.", "encoder.layer."): value
-        for name, value in published.state_dict().items()
-        if name.startswith("decoder.decoder_layers.")
-    }
-    weights |= {f"decoder.{name}": value for name, value in renamed(decoder).items()}
-    weights |= {
-        "decoder.from_encoder.weight": published.encoder_to_decoder.weight,
-        "decoder.mask_tokens.video": published.mask_token.flatten(),
-        "decoder.trunk.norm.weight": published.decoder.norm.weight,
-        "decoder.trunk.norm.bias": published.decoder.norm.bias,
-        "decoder.heads.video.weight": published.decoder.head.weight,
-        "decoder.heads.video.bias": published.decoder.head.bias,
-    }
-    unused = ours.load_state_dict(weights, strict=False)
-    assert not unused.unexpected_keys
-    assert all(".reading." in name for name in unused.missing_keys)
+    published.save_pretrained(tmp_path)
+    initialise(ours, load_encoder(tmp_path).to(dtype), tmp_path)
+    initialise_decoder(ours, tmp_path)
 
     frames = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
     from pretrain.clips import Clip, View
@@ -130,6 +115,36 @@ def test_masked_loss_equals_the_published_one(dtype):
         theirs = published(pixels[None], bool_masked_pos=hidden).loss
         mine = ours(batch)["video"] / batch.counts["video"]
     assert abs(mine - theirs) / theirs < 2e-6
+
+
+def test_a_decoder_of_other_sizes_starts_anew_and_is_told(tmp_path, capsys):
+    published = VideoMAEForPreTraining(
+        VideoMAEConfig(**SIZES["tiny"], decoder_hidden_size=48, decoder_num_hidden_layers=1)
+    )
+    published.save_pretrained(tmp_path)
+    ours = MaskedAutoencoder(tiny_model(decoder_dim=24), MaskConfig())
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    initialise_decoder(ours, tmp_path)
+    assert "48 wide and has 1 layers" in capsys.readouterr().out
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+
+
+def test_a_decoder_of_other_targets_keeps_its_own_head(tmp_path):
+    published = VideoMAEForPreTraining(
+        VideoMAEConfig(
+            **SIZES["tiny"], decoder_hidden_size=24, decoder_num_hidden_layers=1, decoder_num_attention_heads=3,
+            decoder_intermediate_size=96,
+        )
+    )  # fmt: skip
+    redraw(published)
+    published.save_pretrained(tmp_path)
+    ours = MaskedAutoencoder(tiny_model(), MaskConfig(target="motion"))
+    head = ours.decoder.heads["video"].weight.clone()
+    faces = ours.decoder.heads["face"].weight.clone()
+    initialise_decoder(ours, tmp_path)
+    assert torch.equal(ours.decoder.from_encoder.weight, published.encoder_to_decoder.weight)
+    assert torch.equal(ours.decoder.heads["video"].weight, head)
+    assert torch.equal(ours.decoder.heads["face"].weight, faces)
 
 
 def test_a_misfit_is_named(tmp_path):
