@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from benchmarks.decode import video
 from benchmarks.gpu import generated_clips
 from pretrain.attention import Blocks
-from pretrain.clips import Clip, View
+from pretrain.clips import Clip, View, read_frames
 from pretrain.config import MaskConfig, ModelConfig
 from pretrain.encoder import Encoder
 from pretrain.masking import hidden_tokens
@@ -193,6 +194,17 @@ def part_work(part: str) -> Work:
     return optimizer.step
 
 
+def reading_work() -> Work:
+    """What a loader worker does of video: 10 s at 25 Hz, 256 x 456, out of a shard's bytes to a masked clip of 224 pixels."""
+    model, data = MaskedAutoencoder(ModelConfig(streams={}), MaskConfig(decoded=0.5)), video(256, 456, 25, 10)
+
+    def work() -> None:
+        clip = Clip("a", "a", 0.0, 10.0, [], {"main": View(read_frames(data), frame_rate=25.0)}, {}, {})
+        model.collate([clip], [0])
+
+    return work
+
+
 def peak_work() -> Work:
     """One large matrix product, 2 * 2048^3 FLOP."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
@@ -219,6 +231,7 @@ WORKS: dict[str, Callable[[], Work]] = {
         for part in ("tokenize", "trunk", "decoder", "loss", "optimizer")
     },
     "peak": peak_work,
+    "reading": reading_work,
 }
 
 
@@ -240,11 +253,12 @@ def measure_here(name: str, runs: int, flops: bool) -> dict[str, Any]:
     return {"seconds": seconds[runs > 1 :], "memory": 1024 * peak, "model": 1024 * (peak - before)}
 
 
-def measure(name: str, runs: int, flops: bool = False) -> dict[str, Any]:
-    """``measure_here`` in a process of its own."""
+def measure(name: str, runs: int, flops: bool = False, threads: int | None = None) -> dict[str, Any]:
+    """``measure_here`` in a process of its own, on all cores or so many."""
     command = [sys.executable, "-m", "benchmarks.encoder", "--one", name, "--runs", str(runs)]
     command += ["--flops"] if flops else []
     env = {**os.environ, **(RETURN_MEMORY if name.startswith("streaming") else {})}
+    env |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -344,6 +358,8 @@ def parts(runs: int) -> None:
     peak = 2 * 2048**3 / min(seconds["peak"])
     share = flops / statistics.median(seconds["step ours"]) / peak
     row(f"matrix peak {peak / 1e9:.0f} GFLOP/s; share of it in a step", f"{share:.2f}")
+    reading = [1 / seconds for seconds in measure("reading", runs, threads=1)["seconds"]]
+    row("clips of 10 s, 256 x 456 at 25 Hz, read, decoded and masked by one core, a second", spread(reading))
 
 
 def main() -> None:
