@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pretrain.clips import View
 from pretrain.config import ModelConfig
 from pretrain.encoder import Encoder
-from pretrain.tokens import position_table, sinusoids, tokenize
+from pretrain.tokens import model_frames, position_table, sinusoids, tokenize
 from tests.pretrain.clips_for_tests import make_clip, tiny_model
 
 BASE = (8, 14, 14)  # 16 frames of 224 x 224
@@ -82,3 +83,17 @@ def test_what_a_stream_holds_does_not_hang_on_training():
     apart = torch.nn.functional.pdist(cells) / cells.shape[1] ** 0.5
     kept = torch.nn.functional.pdist(encoded.content[rows]) / encoded.content.shape[1] ** 0.5
     torch.testing.assert_close(kept, apart, rtol=0.25, atol=0)
+
+
+def test_pictures_are_scaled_as_exact_numbers_would_be():
+    """Scaled as bytes: within a grey level of the same in float32, for a picture that shrinks and one that grows."""
+    config = tiny_model(image_height=48, image_width=48)
+    rng = np.random.default_rng(0)
+    for height, width in ((100, 180), (20, 36)):
+        frames = rng.integers(0, 256, (4, height, width, 3), dtype=np.uint8)
+        scaled = model_frames(View(frames, frame_rate=config.frame_rate), config)
+        exact = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+        exact = torch.nn.functional.interpolate(exact, size=scaled.shape[-2:], mode="bilinear", antialias=True)
+        assert scaled.shape == (4, 3, 48, 80)
+        assert scaled.dtype == torch.uint8
+        assert (scaled.float() - exact).abs().max() <= 1
