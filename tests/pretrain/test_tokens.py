@@ -96,4 +96,4 @@ def test_pictures_are_scaled_as_exact_numbers_would_be():
         exact = torch.nn.functional.interpolate(exact, size=scaled.shape[-2:], mode="bilinear", antialias=True)
         assert scaled.shape == (4, 3, 48, 80)
         assert scaled.dtype == torch.uint8
-        assert (scaled.float() - exact).abs().max() <= 1
+        assert (scaled.float() - exact.round()).abs().max() <= 1
