@@ -164,7 +164,8 @@ class MaskConfig:
     span_seconds: float = 1.0
     """streams are hidden in spans of this length"""
     decoded: float = 1.0
-    """share of the hidden tokens that is rebuilt (dual masking of VideoMAE V2 where below 1)"""
+    """share of the hidden video tokens that is rebuilt (dual masking of VideoMAE V2 where below 1); of streams, which have a
+    hundredth of the tokens, all are"""
     pixel_floor: float = 1e-6
     """added to the deviation that a tubelet's pixels (0 to 1) are divided by: VideoMAE's 1e-6 makes the codec's noise on a
     plain wall a target as large as a face; 0.05 leaves it small"""

@@ -50,9 +50,10 @@ def draw_mask(clip: Clip, tokens: dict[str, Tokens], model: ModelConfig, mask: M
             chance = _spans(len(part), tracks[name], shown[name], span, rng)
         drawn.hidden[name] = chance | ~free[name]
         drawn.rebuilt[name] = np.full(len(part), NOT_REBUILT)
-        drawn.rebuilt[name][decoded_tokens(chance, mask.decoded, decoding)] = KINDS.index("random")
+        share = mask.decoded if name == "video" else 1.0
+        drawn.rebuilt[name][decoded_tokens(chance, share, decoding)] = KINDS.index("random")
         if name in fixed.rebuilt:
-            drawn.rebuilt[name][decoded_tokens(fixed.rebuilt[name], mask.decoded, decoding)] = KINDS.index(kind)
+            drawn.rebuilt[name][decoded_tokens(fixed.rebuilt[name], share, decoding)] = KINDS.index(kind)
     return drawn
 
 
