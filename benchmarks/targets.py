@@ -20,7 +20,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +39,8 @@ from finetune.problem import Problem
 from finetune.splits import Split
 from pretrain.config import RunConfig
 from pretrain.engine import start_engine, train_step
-from pretrain.objective import MaskedAutoencoder
-from pretrain.processes import StopRequest, start_processes
+from pretrain.objective import Batch, MaskedAutoencoder
+from pretrain.processes import Processes, StopRequest, start_processes
 from pretrain.release import load_encoder
 from pretrain.stream import Clips, batches
 from pretrain.teacher import Teacher
@@ -158,33 +158,60 @@ def calibration(args: argparse.Namespace, words: Mapping[str, tuple[str, ...]]) 
 
 
 def measure_costs(settings: Mapping[str, RunConfig]) -> dict[str, dict[str, float]]:
-    """CPU seconds: the median over whole training steps on decoded clips, the same for all, the variants taking turns.
+    """CPU seconds of whole training steps on decoded clips, the variants taking turns on the same batches.
 
-    Decoding is left out: every run decodes the same clips once.
+    What others do on the machine changes them by the minute: a variant's are a median of ratios to the step of ``PIXELS`` in its
+    turn. Decoding is left out: every run decodes the same clips once.
     """
     processes = start_processes()
     first = settings[PIXELS]
     clips = Clips(first.data, first.model.modalities)
-    reading = batches(first, clips, lambda some, seeds: len(some), 0, 1, 0)  # pyrefly: ignore[bad-argument-type]
+    decoded = batches(first, clips, lambda some, seeds: len(some), 0, 1, 0)  # pyrefly: ignore[bad-argument-type]
     for _ in range(WARM + TIMED):
-        next(reading)
-    engines, streams, once = {}, {}, {}
+        next(decoded)
+    sides = {}
     for name, config in settings.items():
         with attention(name):
             model = model_of(config)
-            model.fit_statistics(clips.spread(config.data.statistics_clips))
-            engines[name] = start_engine(config, model, processes)
-            once[name] = reading_of_the_teacher(model, config, clips) * len(clips)
-            streams[name] = batches(config, clips, model.collate, 0, 1, 0)
-    taken: dict[str, list[float]] = {name: [] for name in settings}
+            model.fit_statistics(clips.spread(WARM))  # any will do
+            engine = start_engine(config, model, processes)
+            sides[name] = Side(config, engine, *(batches(config, clips, model.collate, 0, 1, 0) for _ in range(2)))
+    taken: dict[str, list[Cost]] = {name: [] for name in settings}
     with StopRequest() as stop:
         for _ in range(WARM + TIMED):
-            for name, config in settings.items():
-                began = time.process_time()
+            for name, side in sides.items():
                 with attention(name):
-                    train_step(config, processes, engines[name], streams[name], stop)
-                taken[name].append(time.process_time() - began)
-    return {name: {"step": float(np.median(taken[name][WARM:])), "once": once[name]} for name in settings}
+                    taken[name].append(side.step(processes, stop))
+    unit = np.array([cost.step for cost in taken[PIXELS]])
+    found = {}
+    for name, costs in taken.items():
+        ratios = np.array([[cost.step, cost.once] for cost in costs]) / unit[:, None]
+        step, once = np.median(unit[WARM:]) * np.median(ratios[WARM:], axis=0)
+        found[name] = {"step": float(step), "once": float(once) * len(clips)}
+    return found
+
+
+@dataclass
+class Side:
+    """A variant while it is timed: its engine, and two streams of the same batches: for its teacher, who reads them first, and
+    for its steps."""
+
+    config: RunConfig
+    engine: Any
+    ahead: Iterator[Batch]
+    stream: Iterator[Batch]
+
+    def step(self, processes: Processes, stop: StopRequest) -> Cost:
+        """One training step: what it costs, and what it costs the teacher to read one of its clips and keep what it said."""
+        once = 0.0
+        if self.engine.module.teacher is not None:
+            lessons = next(self.ahead).lessons
+            began = time.process_time()
+            self.engine.module.teacher.targets(lessons, processes.device)
+            once = (time.process_time() - began) / max(sum(lesson.features is None for lesson in lessons), 1)
+        began = time.process_time()
+        train_step(self.config, processes, self.engine, self.stream, stop)
+        return Cost(time.process_time() - began, once)
 
 
 def model_of(config: RunConfig) -> MaskedAutoencoder:
@@ -194,21 +221,6 @@ def model_of(config: RunConfig) -> MaskedAutoencoder:
         teacher = Teacher(load_encoder(path), config.model, config.out / "teacher", path)
     torch.manual_seed(config.seed)
     return MaskedAutoencoder(config.model, config.mask, teacher)
-
-
-def reading_of_the_teacher(model: MaskedAutoencoder, config: RunConfig, clips: Clips) -> float:
-    """CPU seconds that the model's teacher, if it has one, takes to read a clip and to write what it said."""
-    if model.teacher is None:
-        return 0.0
-    stream = batches(config, clips, model.collate, 0, 1, 0)
-    taken, read = 0.0, 0
-    for _ in range(WARM + TIMED):
-        lessons = next(stream).lessons
-        began = time.process_time()
-        model.teacher.targets(lessons, torch.device("cpu"))
-        taken += time.process_time() - began
-        read += sum(lesson.features is None for lesson in lessons)
-    return taken / read
 
 
 def train_and_read(
