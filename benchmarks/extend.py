@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--trunk_steps", type=int, default=480, help="of the trunk on video alone (default: 480)")
     parser.add_argument("--clips", type=int, default=6, help="of a recording, for the probes (default: 6)")
     parser.add_argument("--held_out", type=int, default=128, help="clips of the split test for losses (default: 128)")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each (default: 2)")
     args = parser.parse_args()
     began = time.perf_counter()
     trained = train(args)
@@ -70,7 +71,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "step 0": at_step_0(trained[MODES[0]][0], trunk, problem, given),
         "losses": measure_losses(trained, args.held_out),
-        "probes": measure_probes(trained, released, problem, given),
+        "probes": measure_probes(trained, released, problem, given, args.processes),
         "steps": {name: some[0].steps for name, some in trained.items()},
         "training minutes": float(sum(runs.seconds(c.out).sum() for some in trained.values() for c in some)) / 60,
         "minutes": (time.perf_counter() - began) / 60,
@@ -91,14 +92,18 @@ def train(args: argparse.Namespace) -> dict[str, list[RunConfig]]:
     published = args.out / "videomae"
     if not published.is_dir():
         export(ExportConfig(args.out / "trunk", published))
-    trained: dict[str, list[RunConfig]] = {name: [] for name in (SCRATCH, *MODES)}
-    for seed in range(SEEDS):
-        for name, some in trained.items():
-            words = ["--seed", str(seed)]
-            if name != SCRATCH:
-                words += ["--init", str(published), "--optimizer.trunk", name]
-            steps = args.steps if name == SCRATCH else args.steps // 2
-            some.append(runs.train(args.recipe, args.shards, args.out / f"{name}-{seed}", steps, *words))
+    names = [name for _ in range(SEEDS) for name in (SCRATCH, *MODES)]
+    work = []
+    for number, name in enumerate(names):
+        seed = number // (1 + len(MODES))
+        words = ["--seed", str(seed)]
+        if name != SCRATCH:
+            words += ["--init", str(published), "--optimizer.trunk", name]
+        steps = args.steps if name == SCRATCH else args.steps // 2
+        work.append((args.recipe, args.shards, args.out / f"{name}-{seed}", steps, *words))
+    trained: dict[str, list[RunConfig]] = {}
+    for name, config in zip(names, runs.in_pool(runs.train, work, args.processes), strict=True):
+        trained.setdefault(name, []).append(config)
     return trained
 
 
@@ -195,12 +200,20 @@ def held_out(config: RunConfig, clips: Sequence[Clip]) -> dict[str, float]:
 
 
 def measure_probes(
-    trained: dict[str, list[RunConfig]], trunk: Path, problem: Problem, given: Split
+    trained: dict[str, list[RunConfig]], trunk: Path, problem: Problem, given: Split, processes: int
 ) -> dict[str, dict[str, Any]]:
     """ "rows": summaries by row and test; "differences": extended in half of the steps less from scratch, paired."""
-    rows = {"trunk, video alone": runs.both_readings([runs.features(problem, trunk)])["video alone"]}
+    releases = [trunk, *(config.out / "release" for some in trained.values() for config in some)]
+    read = iter(runs.in_pool(runs.features, [(problem, release) for release in releases], processes))
+    scratch = [(problem, config.out / "release", config.seed) for config in trained[SCRATCH]]
+    beside = runs.in_pool(runs.references, scratch, processes)
+    rows = {
+        "raw streams": [beside[0]["raw"]],
+        **{f"untrained, {which}": matrices for which, matrices in runs.both_readings(beside).items()},
+        "trunk, video alone": runs.both_readings([next(read)])["video alone"],
+    }
     for name, some in trained.items():
-        tables = [runs.features(problem, config.out / "release") for config in some]
+        tables = [next(read) for _ in some]
         rows |= {f"{name}, {which}": matrices for which, matrices in runs.both_readings(tables).items()}
     results = probed(problem, given, rows)
     pairs = [(f"{name}, {which}", f"{SCRATCH}, {which}") for which in ("video alone", "all streams") for name in MODES]

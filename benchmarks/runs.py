@@ -1,20 +1,25 @@
 """Pretraining runs beside one another: what benchmarks/extend.py and benchmarks/targets.py share.
 
 A run is ``kinesic pretrain run`` with a recipe and what is typed after it. What is done is not done again: runs, releases
-and features stay in the benchmark's folder. Probes are those of benchmarks/shortcut.py, on fewer clips.
+and features stay in the benchmark's folder. Probes are those of benchmarks/shortcut.py, on fewer clips. A run keeps its own
+MLflow store, so that several may write at once.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import configs
-from benchmarks.shortcut import of_examples
+from benchmarks.shortcut import of_examples, untrained
+from finetune import baselines
 from finetune.features import as_matrix, cached, data_digest, digest_of, encoding, map_clips, weights_digest
 from finetune.problem import Problem, persons
 from pretrain.__main__ import COMMANDS
@@ -26,12 +31,28 @@ from pretrain.tracking import read_metrics
 WARMUP = 7  # one step of so many, as in configs/pretrain/demo.yaml
 
 
-def train(recipe: str, shards: Path, out: Path, steps: int, *words: str) -> RunConfig:
-    """``pretrain run`` into ``out``, unless it is done there, and its release, OUT/release; words: what else is typed."""
+def in_pool(function: Callable[..., Any], work: Sequence[tuple], processes: int) -> list[Any]:
+    """``function(*one)`` for each piece of work, in that order: a fresh process of one thread for each, so many at once.
+
+    1: here, one after the other.
+    """
+    if processes == 1:
+        return [function(*one) for one in work]
+    os.environ["OMP_NUM_THREADS"] = "1"  # new processes read it when they start
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        return list(pool.map(function, *zip(*work, strict=True)))
+
+
+def settings(recipe: str, shards: Path, out: Path, steps: int, *words: str) -> RunConfig:
+    """The config of ``pretrain run`` into ``out``; words: what else is typed."""
     typed = ["--config", recipe, "--data.shards", str(shards), "--out", str(out), "--steps", str(steps)]
-    typed += ["--optimizer.warmup_steps", str(max(steps // WARMUP, 1))]
-    typed += ["--tracking_uri", f"sqlite:///{out.parent.resolve()}/mlflow.db", *words]
-    config: RunConfig = configs.parse("pretrain", "run", COMMANDS["run"], typed)
+    typed += ["--optimizer.warmup_steps", str(max(steps // WARMUP, 1)), *words]
+    return configs.parse("pretrain", "run", COMMANDS["run"], typed)
+
+
+def train(recipe: str, shards: Path, out: Path, steps: int, *words: str) -> RunConfig:
+    """``pretrain run`` into ``out``, unless it is done there, and its release, OUT/release."""
+    config = settings(recipe, shards, out, steps, *words)
     if code := run(config):
         raise SystemExit(code)
     gc.collect()  # decoded clips: a run keeps all of its own
@@ -71,6 +92,30 @@ def features(problem: Problem, folder: Path, batch: int = 16) -> dict[str, np.nd
         )
 
     return of_examples(cached(folder.parent / f"features-{digest_of(*parts)}.npz", compute), problem.examples)
+
+
+def references(problem: Problem, folder: Path, seed: int, batch: int = 16) -> dict[str, np.ndarray]:
+    """What stands beside a release: "raw", the raw streams, and what ``features`` gives of an untrained encoder of its sizes.
+
+    Its gates are closed: its video tokens are the same with other streams beside them.
+    """
+    encoder = untrained(load_encoder(folder), seed)
+    parts = (weights_digest(encoder), data_digest(problem.shards), *problem.index["key"])
+
+    def compute() -> dict[str, np.ndarray]:
+        table = map_clips(
+            problem.shards,
+            problem.index,
+            [baselines.describe, encoding(encoder, encoder.modalities, bf16=True)],
+            {*encoder.modalities, *baselines.MODALITIES},
+            people=persons(problem.examples),
+            batch_size=batch,
+            workers=0,
+            title=f"untrained: {len(problem.index)} clips",
+        )
+        return table | {f"alone {name}": table[name][:, :1] for name in ("values", "present")}
+
+    return of_examples(cached(folder.parent / f"untrained-{digest_of(*parts)}.npz", compute), problem.examples)
 
 
 def both_readings(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:

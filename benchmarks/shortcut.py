@@ -313,7 +313,7 @@ def draw(path: Path, table: Table, tests: list[str], classes: int) -> None:
     from matplotlib import pyplot as plt
 
     names = [name for name in table if name != "majority"]
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, max(4, 0.35 * len(names))), layout="constrained")
     height = 0.8 / len(tests)
     colours = {"test": "#2b6ca3", "test_reversed": "#d9822b"}
     labels = {

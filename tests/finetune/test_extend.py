@@ -40,7 +40,7 @@ def test_the_command_leaves_tables_and_a_picture(
     monkeypatch.setattr(extend, "SEEDS", 1)
     monkeypatch.setattr(extend, "MODES", ("full", "frozen"))
     given = {"shards": shards, "labels": scenes / "labels.csv", "out": tmp_path, "recipe": tiny_recipe}
-    given |= {"steps": 4, "trunk_steps": 2, "clips": 3, "held_out": 2}
+    given |= {"steps": 4, "trunk_steps": 2, "clips": 3, "held_out": 2, "processes": 1}
     monkeypatch.setattr(sys, "argv", ["extend", *(word for name, v in given.items() for word in (f"--{name}", str(v)))])
     extend.main()
     table = json.loads((tmp_path / "table.json").read_text())
@@ -50,6 +50,7 @@ def test_the_command_leaves_tables_and_a_picture(
     assert table["steps"] == {"scratch": 4, "full": 2, "frozen": 2}
     assert table["losses"]["scratch"]["total"]["reached"] == [4]
     assert set(table["probes"]["rows"]["scratch, all streams"]) == {"test", "test_reversed"}
+    assert {"raw streams", "untrained, video alone", "untrained, all streams"} < set(table["probes"]["rows"])
     assert "| frozen, all streams - scratch |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "extend.png").stat().st_size > 5000
     capsys.readouterr()
