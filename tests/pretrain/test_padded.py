@@ -92,7 +92,7 @@ def rotated(x: Tensor, seconds: list[float]) -> Tensor:
     """x [row, head, dim] as complex numbers, each turned by its time at a period of its own, from 0.5 to 1,000 s."""
     half = x.shape[-1] // 2
     periods = 0.5 * 2000 ** (torch.arange(half, dtype=torch.float64) / max(half - 1, 1))
-    turns = torch.exp(2j * torch.pi * torch.tensor(seconds)[:, None, None] / periods)
+    turns = torch.exp(2j * torch.pi * torch.tensor(seconds, dtype=torch.float64)[:, None, None] / periods)
     turned = torch.complex(x[..., :half], x[..., half:]) * turns
     return torch.cat([turned.real, turned.imag], -1)
 
@@ -202,7 +202,7 @@ def padded_trunk(trunk: Trunk, x: Tensor, tokens: list[Token], config: ModelConf
     ],
     ids=["default", "causal", "attention pooling", "upper layers", "decoder"],
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_the_packed_trunk_is_the_padded_one(changes: dict, seed: int) -> None:
     changes = dict(changes)
@@ -226,11 +226,10 @@ def test_the_packed_trunk_is_the_padded_one(changes: dict, seed: int) -> None:
     padded = padded_trunk(trunk, x, listed(tokens, readable), config)
     weight = torch.randn(packed.shape, generator=generator).double()
     inputs = [x, *trunk.parameters()]
-    ours, theirs = (torch.autograd.grad((out * weight).sum(), inputs, allow_unused=True) for out in (packed, padded))
     torch.testing.assert_close(packed, padded, rtol=0, atol=1e-9 * float(padded.abs().max()))
-    largest = max(float(one.abs().max()) for one in theirs if one is not None)
+    ours, theirs = (
+        torch.autograd.grad((out * weight).sum(), inputs, materialize_grads=True) for out in (packed, padded)
+    )
+    largest = max(float(gradient.abs().max()) for gradient in theirs)
     for one, other in zip(ours, theirs, strict=True):
-        zero = torch.zeros(())
-        torch.testing.assert_close(
-            zero if one is None else one, zero if other is None else other, rtol=0, atol=1e-9 * largest
-        )
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9 * largest)
