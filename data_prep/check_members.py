@@ -84,8 +84,12 @@ def _array_faults(arrays: Arrays, stream: str, facts: dict[str, Any], length: fl
     if times is None or times.ndim != 1 or not len(times) or not np.isfinite(times).all():
         yield "has no `times [window]` of finite numbers"
         return
-    if np.any(np.diff(times) <= 0):
-        yield f"`times` do not grow at {times[1:][np.diff(times) <= 0][0]:g} s"
+    own = (
+        stream not in ROW_SHAPES and "window" not in arrays
+    )  # a user's: a time a row, and perhaps several people at once
+    still = np.diff(times) < 0 if own and "person" in arrays else np.diff(times) <= 0
+    if np.any(still):
+        yield f"`times` do not grow at {times[1:][still][0]:g} s"
     if times[0] < 0 or times[-1] > length + TOLERANCE:
         yield f"`times` from {times[0]:g} to {times[-1]:g} s do not lie in the clip of {length:g} s"
     if "start" in facts and abs(facts["start"] - times[0]) > TOLERANCE:
@@ -105,7 +109,7 @@ def _array_faults(arrays: Arrays, stream: str, facts: dict[str, Any], length: fl
         shape = ROW_SHAPES.get(stream, {}).get(name, array.shape[1:])
         if array.shape != (rows, *shape):
             yield f"`{name}` is {list(array.shape)}, not {[rows, *shape]}"
-        elif array.dtype.kind == "f" and not np.isfinite(array).all():
+        elif array.dtype.kind == "f" and not (np.isfinite(array) | (own & np.isnan(array))).all():  # nan: a gap
             yield f"`{name}` holds numbers that are not finite"
     if stream == "regions":
         yield from _cell_faults(arrays)

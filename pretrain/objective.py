@@ -157,7 +157,7 @@ class MaskedAutoencoder(nn.Module):
         target, valid, weight = self.targets(name, batch)
         if name == "video" and self.teacher is not None:
             return smooth_l1_loss(predicted.float(), target, reduction="none").mean(1)
-        errors = _masked_mean(torch.square(predicted.float() - target), valid)
+        errors = _masked_mean(torch.square(predicted.to(target.dtype) - target), valid)
         return errors if weight is None else errors * weight
 
     def _absent(self, batch: Batch) -> set[nn.Parameter]:
@@ -193,7 +193,7 @@ class MaskedAutoencoder(nn.Module):
         if name == "video" and self.teacher is not None:
             return self.teacher.targets(batch.lessons, part.values.device), None, None
         if name == "video":
-            return pixel_targets(part.values[rows], self.mask.pixel_floor), None, None
+            return pixel_targets(part.values[rows], self.mask.pixel_floor, self.encoder.video.weight.dtype), None, None
         tokenizer = self.encoder.tokenizer(name)
         assert isinstance(tokenizer, StreamTokenizer)
         return tokenizer.standardised(part)[rows].flatten(1), valid, None
@@ -289,15 +289,15 @@ def _rows(part: Tokens, rows: Tensor) -> Tokens:
     return replace(part, values=part.values[rows], valid=None if part.valid is None else part.valid[rows])
 
 
-def pixel_targets(tubelets: Tensor, floor: float) -> Tensor:
+def pixel_targets(tubelets: Tensor, floor: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """Tubelets normalised by their own mean and deviation, a channel at a time (VideoMAE, norm_pix_loss).
 
     tubelets [token, (channel frame row column)], uint8 or normalised float -> [token, (frame row column channel)], as VideoMAE's
-    decoder writes them.
+    decoder writes them; bytes become numbers of ``dtype``.
     """
     pixels = rearrange(tubelets, "token (channel pixel) -> token channel pixel", channel=3)
     if pixels.dtype == torch.uint8:
-        pixels = pixels.float() / 255
+        pixels = pixels.to(dtype) / 255
     else:
         std, mean = (pixels.new_tensor(values)[:, None] for values in (IMAGE_STD, IMAGE_MEAN))
         pixels = pixels * std + mean

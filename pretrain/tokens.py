@@ -20,6 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from configs import UserError
 from pretrain.clips import Clip, View
 from pretrain.config import ModelConfig, StreamConfig
 from pretrain.stream_vectors import audio_cells, person_cells
@@ -111,11 +112,21 @@ def tokenize(clip: Clip, number: int, config: ModelConfig, modalities: Sequence[
             )
     for name, stream in clip.streams.items():
         if name in config.streams and name in modalities:
+            _check_numbers(clip, name, stream, config.streams[name])
             for person, vectors, cells in person_cells(name, stream, config.streams[name].cell_seconds, 1.0):
                 parts.setdefault(name, []).append(
                     stream_tokens(vectors, cells, config.streams[name], config, number, SCENE, person)
                 )
     return {name: join(parts[name]) for name in config.modalities if name in parts}
+
+
+def _check_numbers(clip: Clip, name: str, rows: Mapping[str, np.ndarray], stream: StreamConfig) -> None:
+    """Raises UserError where a user's stream holds other vectors than the config says: a single number would be taken for all."""
+    shape = rows["values"].shape
+    if len(shape) != 2 or shape[1] != stream.features:
+        raise UserError(
+            f"{clip.key}: values of {name}.npz are {list(shape)}, not [row, {stream.features}] as model.streams.{name} says"
+        )
 
 
 def _streams_of_view(clip: Clip, view_name: str, config: ModelConfig, modalities: Sequence[str]):

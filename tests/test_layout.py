@@ -53,6 +53,14 @@ def test_imports_run_one_way(package: str) -> None:
         assert not against, f"{file.relative_to(ROOT)} imports {', '.join(against)}"
 
 
+def test_one_file_knows_the_kernels() -> None:
+    """Everything else calls ``packed_attention`` (configs names xformers among the packages whose versions are told)."""
+    words = ("xformers", "scaled_dot_product_attention", "flash_attn", "flex_attention")
+    files = [ROOT / "kinesic.py", *(file for package in MAY_IMPORT for file in (ROOT / package).rglob("*.py"))]
+    found = {str(file.relative_to(ROOT)) for file in files if any(word in file.read_text() for word in words)}
+    assert found == {"pretrain/attention.py", "configs/__init__.py"}
+
+
 def test_no_other_top_level_package() -> None:
     packages = {file.parent.name for file in ROOT.glob("[a-z]*/*.py")} | {file.stem for file in ROOT.glob("*.py")}
     assert packages == FIRST_PARTY

@@ -62,6 +62,25 @@ def test_whole_shards_have_no_fault(shards: Path, capsys: pytest.CaptureFixture[
     assert said(shards, capsys) == []
 
 
+def test_a_users_stream_is_looked_at(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of several people share a time, and a number that is not there is nan; infinite ones and times that fall are faults."""
+    whole = {"times": np.array([0.0, 0.0, 0.5, 0.5]), "values": np.ones((4, 2)), "person": np.array([0, 1, 0, 1])}
+    gap, endless, falling = ({name: values.copy() for name, values in whole.items()} for _ in range(3))
+    gap["values"][1, 0], endless["values"][1, 0], falling["times"][3] = np.nan, np.inf, 0.25
+    scene = {name: values for name, values in whole.items() if name != "person"}
+
+    def adding(arrays: dict[str, np.ndarray]) -> Callable[[Members], None]:
+        return lambda members: members.update({"gaze.npz": encode_npz(arrays)})
+
+    keys = edited(shards, tmp_path / "own", [adding(a) for a in (scene, falling, endless, gap, whole)])
+    lines = said(tmp_path / "own", capsys)
+    assert [line.split(maxsplit=2)[1:] for line in lines] == [
+        [keys[2], "gaze.npz: `values` holds numbers that are not finite"],
+        [keys[3], "gaze.npz: `times` do not grow at 0.25 s"],
+        [keys[4], "gaze.npz: `times` do not grow at 0 s"],
+    ]
+
+
 def change_meta(**changes: Any) -> Callable[[Members], None]:
     def edit(members: Members) -> None:
         meta = json.loads(members["meta.json"])

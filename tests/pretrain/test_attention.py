@@ -43,3 +43,14 @@ def test_packed_equals_masked_reference_with_weighted_keys(lengths, seed):
     gradients = [torch.autograd.grad((out * weight).sum(), made) for out in outputs]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+
+
+def test_gradients_are_those_of_small_differences():
+    """Weighted keys, blocks of two shapes, rows in any order, a query that stands in no block and a key that two blocks read."""
+    blocks = Blocks(
+        np.array([2, 3]), np.array([3, 2]), np.array([4, 1, 0, 5, 3]), np.array([1, 0, 4, 4, 2]), weighted=True
+    )
+    made = [torch.randn(count, 2, 4, dtype=torch.float64, requires_grad=True) for count in (6, 5, 5)]
+    weight = torch.randn(5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *qkv: packed_attention(*qkv, blocks, weight), made)
+    assert not packed_attention(*made, blocks, weight)[2].any()

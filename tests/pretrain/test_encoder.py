@@ -7,7 +7,7 @@ import pytest
 import torch
 from clips_for_tests import make_clip, tiny_mask, tiny_model
 
-from pretrain.config import OptimizerConfig
+from pretrain.config import KINDS, MaskConfig, OptimizerConfig
 from pretrain.encoder import Encoder
 from pretrain.objective import MaskedAutoencoder
 from pretrain.tokens import speaker
@@ -151,6 +151,85 @@ def test_exchanging_two_voices_changes_who_is_heard(encoder):
         assert set(encoder.encode_clips([unknown], ["audio"]).person.tolist()) == {-1}
 
 
+def test_exchanging_two_voices_in_one_channel_changes_who_is_heard(encoder):
+    """One microphone that hears both, by turns: the sound is the same, only who speaks when is exchanged."""
+    open_gates(encoder)
+    outputs = []
+    for first in (0, 1):
+        clip = make_clip()
+        clip.meta["speech"] = [
+            {"view": "cam0", "channel": 0, "start": 2.0 * turn, "end": 2.0 * turn + 2, "person": (first + turn) % 2}
+            for turn in (0, 1)
+        ]
+        with torch.no_grad():
+            outputs.append(encoder.encode_clips([clip]))
+    base, other = outputs
+    for name in ("face", "pose"):
+        rows = base.modality == encoder.modalities.index(name)
+        assert (base.tokens - other.tokens)[rows].abs().amax(1).min() > 1e-4, name
+
+
+def test_the_order_of_views_permutes_the_outputs(encoder):
+    open_gates(encoder)
+    clip, turned = make_clip(views=2), make_clip(views=2)
+    turned.views = dict(reversed(turned.views.items()))
+    with torch.no_grad():
+        base, other = encoder.encode_clips([clip]), encoder.encode_clips([turned])
+    for view in (0, 1):
+        torch.testing.assert_close(other.tokens[other.view == 1 - view], base.tokens[base.view == view])
+    clip.views["cam1"].frames[:] = 0  # and a view is read by the other one
+    assert (video_of(encoder, clip) - base.tokens[(base.modality == 0) & (base.view == 0)]).abs().max() > 1e-4
+
+
+def test_streams_do_not_tell_the_seat(encoder):
+    """Face and pose are the same wherever in the picture a person sits; what moves is seen."""
+    clip, moved, moving = (make_clip() for _ in range(3))
+    for one, shift in ((moved, 0.1), (moving, None)):
+        face, pose = one.views["cam0"].face, one.views["cam0"].pose
+        for rows in (face, pose):
+            by = shift or 0.1 * rows["window"] / 32
+            for name, columns in (("landmarks", 2), ("keypoints", 2), ("box", 4)):
+                if name in rows:
+                    mine = rows[name][..., :columns]
+                    mine += np.reshape(by, (-1, *[1] * (mine.ndim - 1)))
+        face["head"][:, :3, 3] += 30.0 * (shift or 0)
+    with torch.no_grad():
+        base, same, other = (encoder.encode_clips([one], ["face", "pose"]).tokens for one in (clip, moved, moving))
+    assert (same - base).abs().max() < 1e-4
+    assert (other - base).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_token_reads_as_far_as_the_receptive_field_and_no_farther(causal):
+    """Two layers of one chunk each: what changes in one chunk of 2 s changes two chunks on either side, or after it."""
+    torch.manual_seed(0)
+    encoder = open_gates(Encoder(tiny_model(causal=causal))).double().eval()
+    clip, changed = make_clip(seconds=16.0), make_clip(seconds=16.0)
+    changed.views["cam0"].frames[64:80] = 0
+    with torch.no_grad():
+        base, other = encoder.encode_clips([clip]), encoder.encode_clips([changed])
+    far = (base.tokens - other.tokens).abs().amax(1) > 1e-12
+    before, after = encoder.config.context_seconds
+    assert (before, after) == (4.0, 0.0 if causal else 4.0)
+    for name in range(len(encoder.modalities)):
+        rows = base.modality == name
+        chunks = set((base.time[rows & far] // 2).int().tolist())
+        assert chunks == set(range(4 - int(after) // 2, 4 + int(before) // 2 + 1)), encoder.modalities[name]
+
+
+def test_time_is_relative(encoder):
+    """The same clip 6 s later in its recording: the same features, in float64."""
+    open_gates(encoder)
+    clip, later = make_clip(views=2), make_clip(views=2)
+    for view in later.views.values():
+        view.frame_start = view.audio_start = 6.0
+        view.face["times"], view.pose["times"] = view.face["times"] + 6, view.pose["times"] + 6
+    with torch.no_grad():
+        base, other = encoder.encode_clips([clip]), encoder.encode_clips([later])
+    torch.testing.assert_close(other.time, base.time + 6)
+    assert (other.tokens - base.tokens).abs().max() / base.tokens.abs().max() < 1e-9
+
+
 def test_a_chunk_of_sound_is_whose_who_speaks_most_of_it():
     said = [{"start": 0.0, "end": 1.0, "person": 3}, {"start": 1.0, "end": 1.6, "person": 5}]
     assert [speaker(said, chunk, 2.0) for chunk in (0, 1)] == [3, -1]
@@ -172,6 +251,8 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(encoder):
 def test_a_missing_stream_person_or_picture_needs_no_padding(encoder):
     clip = make_clip()
     whole = len(encoder.encode_clips([clip]).tokens)
+    assert len(encoder.encode_clips([make_clip(people=1)]).tokens) == whole - 2 * 8
+    assert len(encoder.encode_clips([make_clip(views=2)]).tokens) == 2 * whole
     clip.views["cam0"].face = None
     assert len(encoder.encode_clips([clip]).tokens) == whole - 2 * 8
     clip.views["cam0"].frames = None
@@ -225,3 +306,42 @@ def test_numbers_stay_finite_on_silence_and_constant_pictures(encoder):
     losses = model(model.collate([clip], [0]))
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def empty_clips():
+    """Clips in which somebody or something is absent, silent or constant."""
+    nobody, unseen, once, still = (
+        make_clip("a", people=0),
+        make_clip("b", seed=1),
+        make_clip("c", seed=2),
+        make_clip("d"),
+    )
+    unseen.views["cam0"].face = {n: v if n == "times" else v[:0] for n, v in unseen.views["cam0"].face.items()}
+    unseen.views["cam0"].pose = None
+    once.views["cam0"].face = {n: v if n == "times" else v[:1] for n, v in once.views["cam0"].face.items()}
+    for rows in (still.views["cam0"].face, still.views["cam0"].pose):
+        for name, values in rows.items():
+            if name not in {"times", "window", "person"}:
+                values[:] = 0.5  # a box without size, points that are all one
+    for clip in (nobody, still):
+        clip.views["cam0"].frames[:] = 128
+        clip.views["cam0"].audio[:] = 0
+    return [nobody, unseen, once, still]
+
+
+@pytest.mark.parametrize("target", ["pixels", "motion"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_stays_finite_with_absent_people_and_constant_streams(kind, target):
+    torch.manual_seed(0)
+    mask = MaskConfig(video=0.5, kinds={kind: 1.0}, target=target)
+    model = open_gates(MaskedAutoencoder(tiny_model(pooling="attention"), mask))
+    clips = empty_clips()
+    for some in (clips[:1], clips):  # statistics of nobody as well
+        model.fit_statistics(some)
+        with torch.no_grad():
+            assert model.encoder.encode_clips(some).tokens.isfinite().all()
+        batch = model.collate(some, list(range(len(some))))
+        losses = model(batch)
+        assert all(loss.isfinite() for loss in losses.values())
+        torch.stack([losses[name] for name in model.config.modalities]).sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -96,6 +96,31 @@ def test_accumulated_passes_train_what_one_pass_does(
         np.testing.assert_allclose([float(x or 0) for x in ours], [float(x or 0) for x in theirs], rtol=2e-6)
 
 
+def test_gradients_are_the_same_however_clips_are_divided(
+    recipe: Path, two_processes: Path, parse: Parse, tmp_path: Path
+) -> None:
+    """4 clips in one pass, in two passes, and on two processes: AdamW's weights do not tell how large a gradient was."""
+    settings = ["--batch", "4", "--steps", "1", "--zero_stage", "0", "--optimizer.clip", "0"]
+    settings += ["--tracking_uri", f"sqlite:///{two_processes}/mlflow.db"]
+    process = start(recipe, tmp_path / "two", *settings)
+    assert run(parse(tmp_path / "one", *settings)) == 0
+    assert run(parse(tmp_path / "passes", *settings, "--accumulate", "2")) == 0
+    assert process.wait(300) == 0, (tmp_path / "two.log").read_text()
+    one, *others = (first_gradients(tmp_path / name) for name in ("one", "passes", "two"))
+    assert all(gradient.abs().max() > 0 for gradient in one)
+    for other in others:
+        for ours, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5 * float(ours.abs().max()))
+
+
+def first_gradients(out: Path) -> list[torch.Tensor]:
+    """What AdamW saw in the first step: its first moment is a tenth of it."""
+    newest = checkpoint.newest(out)
+    assert newest is not None
+    saved = torch.load(newest / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)
+    return [state["exp_avg"] * 10 for state in saved["optimizer"]["state"].values()]
+
+
 def test_a_signal_saves_and_the_same_command_goes_on_exactly(
     one_process: Path, recipe: Path, parse: Parse, tmp_path: Path
 ) -> None:
@@ -137,7 +162,9 @@ def test_a_finished_run_says_so(one_process: Path, parse: Parse, capsys: pytest.
     assert (one_process / "metrics.csv").read_bytes() == before
 
 
-def test_what_a_run_leaves_behind(one_process: Path) -> None:
+def test_what_a_run_leaves_behind(one_process: Path, two_processes: Path) -> None:
+    log = two_processes.with_suffix(".log").read_text()
+    assert log.count("a token reads up to 4 s before and 4 s after its chunk (2 layers)") == 1
     for name in ("loss.png", "reconstructions.png", "config.yaml", "versions.json", "data.json"):
         assert (one_process / name).stat().st_size > 0, name
     assert [path.name for path in checkpoint.whole_checkpoints(one_process)] == [
@@ -148,6 +175,8 @@ def test_what_a_run_leaves_behind(one_process: Path) -> None:
     (found,) = client.search_runs([client.get_experiment_by_name("kinesic pretrain").experiment_id])
     assert found.info.status == "FINISHED"
     assert found.data.params["model.dim"] == "48"
+    gates = [client.get_metric_history(found.info.run_id, f"gate_{name}") for name in ("face_other", "video_scene")]
+    assert all(metrics[-1].value > 0 for metrics in gates)
     history = client.get_metric_history(found.info.run_id, "loss_video")
     logged = {str(metric.step): metric.value for metric in history}
     assert set(logged) <= {"4", "8", "12"}

@@ -173,6 +173,27 @@ def test_nothing_of_a_hidden_partner_is_seen(clip, seed):
         assert not heard or of_kind(drawn, "audio", "partner")[row]
 
 
+@pytest.mark.parametrize(("margin", "cells"), [(0.0, {5}), (0.4, {0, 1, 2, 4, 5, 6, 8, 9, 10}), (3.0, set(range(16)))])
+def test_a_margin_around_the_partner_is_hidden_in_every_view(margin, cells):
+    """Somebody who fills the middle of one of 4 x 4 cells, and whose face is seen in one view alone."""
+    clip = scene(0, views=2)
+    for view in clip.views.values():
+        mine = view.pose["person"] == 1
+        view.pose["keypoints"][~mine, :, :2] = [[0.8, 0.8]]
+        view.pose["keypoints"][mine, :, :2] = [[0.3, 0.3]]
+        view.pose["keypoints"][mine, 0, :2] = [[0.45, 0.45]]
+        view.face = None
+    hidden = 0
+    for seed in range(12):
+        tokens, drawn = masked(clip, seed, kinds={"partner": 1.0}, partner_margin=margin)
+        rows = of_kind(drawn, "video", "partner")
+        if tokens["pose"].person[of_kind(drawn, "pose", "partner")][0] == 1:
+            hidden += 1
+            for view in (0, 1):
+                assert set(tokens["video"].place[rows & (tokens["video"].view == view)].tolist()) == cells
+    assert hidden
+
+
 def test_tokens_that_reach_into_the_hidden_time_are_hidden():
     """2 s that begin anywhere touch 5 tokens of 0.5 s and 9 tubelets of 0.25 s."""
     clip = scene(0, seconds=9.0)

@@ -134,17 +134,16 @@ def test_epsilon_of_every_source(tmp_path: Path) -> None:
         assert norms == [eps] * 5
 
 
-@pytest.mark.parametrize(
-    ("width", "layers", "heads", "mlp", "patch"),
-    [
-        (384, 12, 6, 1536, 16),
-        (768, 12, 12, 3072, 16),
-        (1024, 24, 16, 4096, 16),
-        (1280, 32, 16, 5120, 16),
-        (1408, 40, 16, 6144, 14),
-    ],
-    ids=["small", "base", "large", "huge", "giant"],
-)
+PUBLISHED = {  # width, layers, heads, MLP, patch
+    "small": (384, 12, 6, 1536, 16),
+    "base": (768, 12, 12, 3072, 16),
+    "large": (1024, 24, 16, 4096, 16),
+    "huge": (1280, 32, 16, 5120, 16),
+    "giant": (1408, 40, 16, 6144, 14),
+}
+
+
+@pytest.mark.parametrize(("width", "layers", "heads", "mlp", "patch"), PUBLISHED.values(), ids=PUBLISHED)
 def test_sizes_from_shapes(width: int, layers: int, heads: int, mlp: int, patch: int) -> None:
     shapes = {"video.weight": (width, 3, 2, patch, patch), "trunk.norm.weight": (width,)}
     for layer in range(layers):
@@ -154,6 +153,20 @@ def test_sizes_from_shapes(width: int, layers: int, heads: int, mlp: int, patch:
     expected = {"dim": width, "layers": layers, "heads": heads, "mlp_dim": mlp, "patch": patch, "tubelet": 2}
     assert found == {**expected, "qv_bias": True, "final_norm": True}
     ModelConfig(**found)  # and the model takes them
+
+
+@pytest.mark.parametrize(("width", "layers", "heads", "mlp", "patch"), PUBLISHED.values(), ids=PUBLISHED)
+def test_a_layer_of_every_size_computes_the_same(
+    width: int, layers: int, heads: int, mlp: int, patch: int, tmp_path: Path
+) -> None:
+    """At the published widths, whose heads (64, 80 and 88 numbers wide) no shape in the file tells."""
+    model = published(
+        hidden_size=width, num_attention_heads=heads, num_hidden_layers=1, intermediate_size=mlp, patch_size=patch,
+        image_size=2 * patch, use_mean_pooling=False,
+    )  # fmt: skip
+    arguments = argparse.Namespace(input_size=2 * patch, num_frames=16)
+    torch.save({"model": original_encoder(model), "args": arguments}, tmp_path / "wide.pth")
+    same_function(tmp_path / "wide.pth", model)
 
 
 def test_a_width_of_no_videomae_is_refused(tmp_path: Path) -> None:

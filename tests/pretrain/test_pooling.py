@@ -145,3 +145,25 @@ def test_bfloat16_stays_near_float32():
         with torch.autocast("cpu", torch.bfloat16):
             half = encoder.encode_clips([clip]).tokens
     assert ((half - full).norm() / full.norm()) < 0.02
+
+
+def test_gradients_of_a_whole_trunk_are_those_of_small_differences():
+    """Pooling that learns, relative time, keys that weigh unequally and upper layers on fewer tokens, all together."""
+    config = tiny_model(
+        dim=6, heads=3, mlp_dim=6, layers=2, upper_layers=1, upper_rate=2, pooling="attention", pool_seconds=0.6,
+        streams={"audio": tiny_model().streams["audio"]}, image_height=16, image_width=16,
+    )  # fmt: skip
+    clip = make_clip(seconds=3.0, size=16)
+    layout = layout_of(clip, config)
+    assert any(source.weighted for source in layout.sources.values())
+    torch.manual_seed(0)
+    trunk = Encoder(config).double().trunk
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.5)
+    names, parameters = zip(*trunk.named_parameters(), strict=True)
+    x = torch.randn(len(layout.query_time.seconds), 6, dtype=torch.float64, requires_grad=True)
+
+    def run(x, *values):
+        return torch.func.functional_call(trunk, dict(zip(names, values, strict=True)), (x, layout))
+
+    assert torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from clips_for_tests import make_clip, tiny_mask, tiny_model
+from PIL import Image
 
 from pretrain.config import KINDS
 from pretrain.objective import MaskedAutoencoder
+from pretrain.pictures import draw_reconstructions
 from pretrain.reconstruction import reconstruct
 
 
@@ -56,3 +58,22 @@ def test_each_kind_shows_what_it_hid(kind):
 def test_a_clip_that_cannot_carry_a_kind_shows_nothing_of_it():
     model = MaskedAutoencoder(tiny_model(), tiny_mask())
     assert reconstruct(model, make_clip(people=1), 0, "partner") == {}
+
+
+def test_the_grid_has_a_panel_for_each_kind_and_modality(tmp_path):
+    """All panels are equally high, so that the picture's height tells their number."""
+    torch.manual_seed(0)
+    clip = make_clip(seconds=8.0)
+    streams = {name: stream for name, stream in tiny_model().streams.items() if name != "face"}
+    heights = []
+    for kinds in (("random",), KINDS):
+        mask = replace(tiny_mask(), kinds=dict.fromkeys(kinds, 1.0))
+        model = MaskedAutoencoder(tiny_model(streams=streams), mask)
+        model.fit_statistics([clip])
+        clip.views["cam0"].frames = None
+        draw_reconstructions(model, [clip], [1], tmp_path)
+        with Image.open(tmp_path / "reconstructions.png") as picture:
+            heights.append(picture.height)
+        panels = [len(reconstruct(model, clip, 1, kind)) for kind in kinds]
+        assert min(panels) > 0
+    assert heights[1] / heights[0] == sum(panels) / panels[0] > 2

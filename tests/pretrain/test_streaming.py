@@ -8,8 +8,11 @@ import torch
 from clips_for_tests import HANDS, make_clip, tiny_model, with_hands
 
 from pretrain.clips import Clip, View
+from pretrain.config import StreamConfig
 from pretrain.encoder import Encoder
 from pretrain.streaming import StreamingEncoder
+
+OWN = {"gaze": StreamConfig(2, 0.1, 5), "room": StreamConfig(1, 0.5, 2)}
 
 
 def open_encoder(**changes) -> Encoder:
@@ -30,6 +33,26 @@ def rows_between(rows, start, end):
     cut = {name: values[mine] for name, values in rows.items() if name != "times"}
     cut["window"] = cut["window"] - np.flatnonzero(there)[0] if there.any() else cut["window"]
     return cut | {"times": rows["times"][there] - start}
+
+
+def samples_between(rows, start, end):
+    """Rows of a user's stream of a piece, their times from its start."""
+    there = (rows["times"] >= start - 1e-9) & (rows["times"] < end - 1e-9)
+    return {name: values[there] - (start if name == "times" else 0) for name, values in rows.items()}
+
+
+def with_own_streams(clip):
+    """A look of each person 13 times a second, and a room's temperature 3 times: neither is aligned with anything."""
+    rng = np.random.default_rng(5)
+    times = np.repeat(np.arange(0.02, clip.end, 1 / 13), 2)
+    clip.streams["gaze"] = {
+        "times": times,
+        "values": rng.normal(0, 1, (len(times), 2)),
+        "person": np.arange(len(times)) % 2,
+    }
+    times = np.arange(0.05, clip.end, 1 / 3)
+    clip.streams["room"] = {"times": times, "values": rng.normal(0, 1, (len(times), 1))}
+    return clip
 
 
 def speech_between(clip, start, end):
@@ -76,7 +99,7 @@ def pieces_of(clip, cuts):
             100 + end,
             clip.people,
             views,
-            {},
+            {name: samples_between(rows, start, end) for name, rows in clip.streams.items()},
             speech_between(clip, start, end),
         )
 
@@ -99,11 +122,12 @@ def in_one_order(parts):
         {"upper_layers": 1, "upper_rate": 2, "final_norm": False},
         {"frame_rate": 5.0, "segment_frames": 8},
         {"streams": tiny_model().streams | {"hands": HANDS}},
+        {"streams": {"audio": tiny_model().streams["audio"], **OWN}},
     ],
 )
 def test_pieces_give_what_the_whole_gives(changes):
     encoder = open_encoder(**changes)
-    clip = with_hands(talking_clip(seconds=23.0, views=2))
+    clip = with_own_streams(with_hands(talking_clip(seconds=23.0, views=2)))
     clip.views["cam1"].face = None
     with torch.no_grad():
         expected = in_one_order([encoder.encode_clips([clip])])

@@ -114,7 +114,7 @@ def test_masked_loss_equals_the_published_one(dtype, tmp_path):
     with torch.no_grad():
         theirs = published(pixels[None], bool_masked_pos=hidden).loss
         mine = ours(batch)["video"] / batch.counts["video"]
-    assert abs(mine - theirs) / theirs < 2e-6
+    assert abs(mine - theirs) / theirs < (1e-5 if dtype == torch.float32 else 1e-9)
 
 
 def test_a_decoder_of_other_sizes_starts_anew_and_is_told(tmp_path, capsys):
