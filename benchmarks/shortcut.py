@@ -200,7 +200,7 @@ def untrained(encoder: Encoder, seed: int) -> Encoder:
 class Closed(nn.Module):
     """In place of a gated branch whose gates are zero: it adds nothing, and costs more than half of a pass."""
 
-    def forward(self, x: torch.Tensor, layout: object, pooled: object = None) -> None:
+    def keys(self, x: torch.Tensor, layout: object, pooled: object = None) -> None:
         return None
 
 

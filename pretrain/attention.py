@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,16 @@ class Blocks:
         self.grouped_key = Rows(np.concatenate(keys or [key_rows]))
         self._mask: Any = None
 
+    def between(self, start: int, end: int) -> Blocks:
+        """The blocks whose queries are the rows from ``start`` to ``end``, counted from there; they read the keys that they read."""
+        query, key = self.query.index.numpy(), self.key.index.numpy()
+        first, last = np.searchsorted(query, [start, end])
+        edges = np.cumsum(self.query_lengths)
+        blocks = slice(*np.searchsorted(edges, [first, last], side="right"))
+        keys = slice(*np.append(0, np.cumsum(self.key_lengths))[[blocks.start, blocks.stop]])
+        lengths = self.query_lengths[blocks], self.key_lengths[blocks]
+        return Blocks(*lengths, query[first:last] - start, key[keys], self.weighted)
+
     def to(self, device: torch.device | str) -> Blocks:
         if torch.device(device).type == "cuda":
             self.query.to(device), self.key.to(device)
@@ -116,7 +127,7 @@ def _xformers() -> Any:
     return xformers.ops.fmha
 
 
-WEIGHT_DIMS = 8  # one holds the weight; kernels want multiples of eight
+WEIGHT_DIMS = 8  # one holds the weight; CUDA's kernels want multiples of eight
 
 
 def packed_attention(
@@ -127,28 +138,33 @@ def packed_attention(
     query [query, heads, head_dim], key and value [key, heads, head_dim] -> [query, heads, head_dim]. key_weight [key]:
     logarithms that are added to the logits where the blocks are ``weighted``.
     """
+    weight = key_weight.to(key.dtype) if key_weight is not None and blocks.weighted else None
+    return (_on_cuda if query.is_cuda else _stacked)(query, key, value, blocks, weight)
+
+
+def _on_cuda(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, weight: Tensor | None) -> Tensor:
     scale, dim = query.shape[-1] ** -0.5, query.shape[-1]
-    if key_weight is None or not blocks.weighted:
-        return _attention(query, key, value, blocks, scale)
-    # As one more dimension of queries and keys, which every kernel can do; a matrix of logits is what we do not want.
-    ones = torch.full_like(query[..., :1], 1 / scale)
-    weight = key_weight.to(key.dtype)[:, None, None].expand(*key.shape[:2], 1)
-    longer = [torch.cat([query, ones], -1), torch.cat([key, weight], -1), value]
-    query, key, value = (pad(x, (0, dim + WEIGHT_DIMS - x.shape[-1])) for x in longer)
-    return _attention(query, key, value, blocks, scale)[..., :dim]
+    if weight is not None:  # as one more dimension of queries and keys; a matrix of logits is what we do not want
+        ones = torch.full_like(query[..., :1], 1 / scale)
+        longer = [torch.cat([query, ones], -1), torch.cat([key, weight[:, None, None].expand(*key.shape[:2], 1)], -1)]
+        query, key, value = (pad(x, (0, dim + WEIGHT_DIMS - x.shape[-1])) for x in (*longer, value))
+    packed = [rows.of(x)[None] for rows, x in ((blocks.query, query), (blocks.key, key), (blocks.key, value))]
+    out = _xformers().memory_efficient_attention(*packed, attn_bias=blocks.mask, scale=scale)[0]
+    return blocks.query.put(out, len(query))[..., :dim]
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scale: float) -> Tensor:
-    if query.is_cuda:
-        packed = [rows.of(x)[None] for rows, x in ((blocks.query, query), (blocks.key, key), (blocks.key, value))]
-        out = _xformers().memory_efficient_attention(*packed, attn_bias=blocks.mask, scale=scale)[0]
-        return blocks.query.put(out, len(query))
+def _stacked(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, weight: Tensor | None) -> Tensor:
     # one gathering for all groups, and a split, whose gradient is one concatenation: slices would each add a whole tensor
     queries = blocks.grouped_query.of(query).split([group.queries for group in blocks.groups])
     keys, values = (blocks.grouped_key.of(x).split([group.keys for group in blocks.groups]) for x in (key, value))
+    weights: Sequence[Tensor | None] = [None] * len(blocks.groups)
+    if weight is not None:
+        weights = blocks.grouped_key.of(weight).split([group.keys for group in blocks.groups])
     outputs = []
-    for group, *packed in zip(blocks.groups, queries, keys, values, strict=True):
+    for group, weight, *packed in zip(blocks.groups, weights, queries, keys, values, strict=True):
         q, k, v = (rearrange(x, "(block token) heads dim -> block heads token dim", block=group.blocks) for x in packed)
-        out = scaled_dot_product_attention(q, k, v, scale=scale)
+        # a row of logits a block, which the kernel adds at no cost
+        mask = None if weight is None else rearrange(weight, "(block key) -> block 1 1 key", block=group.blocks)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         outputs.append(rearrange(out, "block heads token dim -> (block token) heads dim"))
     return blocks.grouped_query.put(outputs[0] if len(outputs) == 1 else torch.cat(outputs), len(query))

@@ -9,6 +9,8 @@ the clip's length.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -22,6 +24,7 @@ from pretrain.config import ModelConfig
 from pretrain.tokens import SCENE, Tokens
 
 RELATIONS = ("same", "other", "scene")
+PART = 2048  # tokens that go through a layer at once, where no gradient is wanted
 SHORTEST_PERIOD, LONGEST_PERIOD = 0.5, 1000.0  # seconds, of the rotary embedding
 
 
@@ -42,6 +45,10 @@ class Moments:
     def to(self, device: torch.device | str) -> Moments:
         self.seconds = self.seconds.to(device)
         return self
+
+    def between(self, start: int, end: int) -> Moments:
+        """Those of the rows from ``start`` to ``end``."""
+        return Moments(self.seconds[start:end].numpy())
 
     def turns(self, half: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine [row, 1, half]; in float64 before they are rounded: hours are long for float32."""
@@ -106,6 +113,27 @@ class Layout:
     key_weight: Tensor
     sources: dict[str, Blocks]
     upper: Upper | None = None
+
+    @functools.cached_property
+    def parts(self) -> list[tuple[slice, Layout]]:
+        """The layout cut between blocks: rows of about PART tokens, or of one block, and the layout of each."""
+        ends = np.cumsum(self.own.query_lengths)
+        numbers = (ends - self.own.query_lengths) // PART
+        edges = [0, *ends[np.diff(numbers, append=-1) != 0].tolist()]
+        return [(slice(*rows), self.between(*rows)) for rows in itertools.pairwise(edges)]
+
+    def between(self, start: int, end: int) -> Layout:
+        """The layout of the rows from ``start`` to ``end``, whole blocks, which read the pooled rows of all."""
+        ends = np.cumsum(self.own.query_lengths)
+        sources = {name: source.between(start, end) for name, source in self.sources.items()}
+        return Layout(
+            own=Blocks(self.own.query_lengths[(ends > start) & (ends <= end)]),
+            pool=self.pool,
+            query_time=self.query_time.between(start, end),
+            key_time=self.key_time,
+            key_weight=self.key_weight,
+            sources={name: source for name, source in sources.items() if len(source.query_lengths)},
+        )
 
     def to(self, device: torch.device | str) -> Layout:
         for part in (self.own, self.pool, self.query_time, self.key_time, *self.sources.values()):

@@ -29,16 +29,21 @@ from pretrain.trunk import Block
 
 @dataclass
 class _Level:
-    """A chunk's tokens as some layers see them; ``read``: by layer, what its neighbours read of it."""
+    """A chunk's tokens as some layers see them; ``read``: by layer, what its neighbours read of it; ``free``: memory for more."""
 
     pooled: Pooled
     layout: Layout | None = None
     read: dict[int, Tensor] = field(default_factory=dict)
+    free: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
 class _Chunk:
-    """A chunk on its way through the trunk. levels: its tokens, and the fewer ones of the upper layers where there are any."""
+    """A chunk on its way through the trunk. levels: its tokens, and the fewer ones of the upper layers where there are any.
+
+    ``x`` and ``_Level.read`` stay where they are in memory while their contents change: what lives long and is allocated
+    between what does not leaves holes, which came to as much again as all that is kept.
+    """
 
     tokens: dict[str, Tokens]
     content: Tensor
@@ -121,10 +126,11 @@ class StreamingEncoder:
         """What others will read of a chunk in a layer."""
         if layer == self.encoder.trunk.lower_layers and chunk.groups is not None:
             means = chunk.groups.mean(chunk.x)
-            chunk.below, chunk.x = (chunk.x, means), means
+            chunk.below, chunk.x = (chunk.x, means), means.clone()
         block, level = self.blocks[layer], self._level(chunk, layer)
         groups = level.pooled.groups.to(self.encoder.device)
-        level.read[layer] = block.reading.pooled(block.norm1(chunk.x), groups)
+        read = block.reading.pooled(block.norm1(chunk.x), groups)
+        level.read[layer] = level.free.pop().copy_(read) if level.free else read
 
     def _step(self, number: int, layer: int) -> None:
         """A chunk through one layer; its neighbours' inputs of that layer are known."""
@@ -139,9 +145,11 @@ class StreamingEncoder:
             readers = np.flatnonzero(table.chunk == number)
             level.layout = layout_of(table, level.pooled, keys, readers, self.config).to(self.encoder.device)
         read = torch.cat([one.read[layer] for one in levels])
-        chunk.x = self.blocks[layer](chunk.x, level.layout, read)
+        chunk.x.copy_(self.blocks[layer](chunk.x, level.layout, read))
         if number - reach in self._chunks:  # nobody needs it any more
-            self._level(self._chunks[number - reach], layer).read.pop(layer, None)
+            done = self._level(self._chunks[number - reach], layer)
+            if layer in done.read:
+                done.free.append(done.read.pop(layer))
         if layer + 1 < len(self.blocks):
             self._prepare(chunk, layer + 1)
 

@@ -90,26 +90,31 @@ class GatedReading(nn.Module):
         """What others read of x [token, dim], normalised: [pooled, dim], means or sums weighted by a learned score."""
         return groups.mean(x) if self.score is None else groups.weighted_mean(x, self.score(x)[:, 0])
 
-    def forward(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> Tensor | None:
-        """x [token, dim], normalised -> [token, dim], or None where there is nothing else to read.
+    def keys(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Keys and values [pooled, head, dim] of what is read, or None where there is nothing to read.
 
-        pooled [pooled, dim]: what is read, where it is more than what ``pooled`` makes of x (streaming).
+        x [token, dim], normalised. pooled [pooled, dim]: what is read, where it is more than what ``pooled`` makes of x (streaming).
         """
         if not layout.sources:
             return None
-        query = rearrange(self.query(x), "token (head dim) -> token head dim", head=self.heads)
-        query = layout.query_time.rotate(query)
         pooled = self.pooled(x, layout.pool) if pooled is None else pooled
         key, value = (
             rearrange(half.contiguous(), "token (head dim) -> token head dim", head=self.heads)  # gathered below
             for half in self.key_value(pooled).chunk(2, -1)
         )
-        key = layout.key_time.rotate(key)
-        out = torch.zeros_like(query)
-        for name, source in layout.sources.items():
-            read = packed_attention(query, key, value, source, layout.key_weight)
-            out = out + read * self.gates[name][:, None]
-        return self.proj(rearrange(out, "token head dim -> token (head dim)"))
+        return layout.key_time.rotate(key), value
+
+    def forward(self, x: Tensor, layout: Layout, key: Tensor, value: Tensor) -> Tensor | None:
+        """x [token, dim], normalised -> [token, dim], or None where none of them reads anything; key, value: of ``keys``."""
+        if not layout.sources:
+            return None
+        query = rearrange(self.query(x), "token (head dim) -> token head dim", head=self.heads)
+        query = layout.query_time.rotate(query)
+        gated = [
+            packed_attention(query, key, value, source, layout.key_weight) * self.gates[name][:, None]
+            for name, source in layout.sources.items()
+        ]
+        return self.proj(rearrange(sum(gated[1:], gated[0]), "token head dim -> token (head dim)"))
 
 
 class Mlp(nn.Module):
@@ -144,9 +149,23 @@ class Block(nn.Module):
         self.adapter: nn.Module | None = None
 
     def forward(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> Tensor:
-        """x [token, dim] -> [token, dim]; pooled: as GatedReading has it."""
+        """x [token, dim] -> [token, dim]; pooled: as GatedReading.keys has it.
+
+        Without gradients, on a CPU, tokens pass part by part: what is made on the way is then small, stays in the caches and
+        is not asked of the system anew each time.
+        """
         y = self.norm1(x)
-        read = self.reading(y, layout, pooled)
+        keys = self.reading.keys(y, layout, pooled)
+        if torch.is_grad_enabled() or x.is_cuda or len(layout.parts) == 1:
+            return self._rest(x, y, layout, keys)
+        out = torch.empty_like(x)
+        for rows, part in layout.parts:
+            out[rows] = self._rest(x[rows], y[rows], part, keys)
+        return out
+
+    def _rest(self, x: Tensor, y: Tensor, layout: Layout, keys: tuple[Tensor, Tensor] | None) -> Tensor:
+        """x [token, dim] and the same normalised, y -> [token, dim]."""
+        read = None if keys is None else self.reading(y, layout, *keys)
         x = x + self.attn(y, layout.own, self.norm1)
         x = x if read is None else x + read
         y = self.norm2(x)

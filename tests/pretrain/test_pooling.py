@@ -1,6 +1,7 @@
 """What is put together over time: equal to what it stands for, and a cost that is linear in the clip's length."""
 
 import numpy as np
+import pytest
 import torch
 from clips_for_tests import make_clip, tiny_mask, tiny_model
 
@@ -122,6 +123,22 @@ def test_what_is_read_grows_linearly_with_the_clip():
         layout = layout_of(make_clip(seconds=seconds), config)
         pairs.append(sum(int((s.query_lengths * s.key_lengths).sum()) for s in (*layout.sources.values(), layout.own)))
     assert pairs[2] - pairs[1] <= 2.01 * (pairs[1] - pairs[0])
+
+
+@pytest.mark.parametrize("changes", [{}, {"causal": True, "pool_seconds": 0.6}, {"upper_layers": 1, "upper_rate": 2}])
+def test_part_by_part_equals_all_at_once(changes, monkeypatch):
+    monkeypatch.setattr("pretrain.pooling.PART", 40)
+    torch.manual_seed(0)
+    encoder = open_gates(Encoder(tiny_model(**changes))).double().eval()
+    clips = [make_clip(seconds=7.0, views=2), make_clip(seed=1, people=3)]
+    clips[1].views["cam0"].audio = None
+    at_once = encoder.encode_clips(clips).tokens
+    sizes = []
+    encoder.trunk.blocks[0].mlp.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    with torch.no_grad():
+        parts = encoder.encode_clips(clips).tokens
+    assert sum(sizes) == len(at_once) and len(sizes) > 10 and max(sizes) < 40 + 32  # 32: the longest block
+    torch.testing.assert_close(parts, at_once, rtol=1e-12, atol=1e-12)
 
 
 def test_activation_checkpointing_gives_the_same_gradients():
