@@ -93,7 +93,7 @@ class Blocks:
         self._mask: Any = None
 
     def between(self, start: int, end: int) -> Blocks:
-        """The blocks whose queries are the rows from ``start`` to ``end``, counted from there; they read the keys that they read."""
+        """The blocks whose queries are the rows from ``start`` to ``end``, counted from there, with the keys that they read."""
         query, key = self.query.index.numpy(), self.key.index.numpy()
         first, last = np.searchsorted(query, [start, end])
         edges = np.cumsum(self.query_lengths)

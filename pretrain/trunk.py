@@ -93,7 +93,7 @@ class GatedReading(nn.Module):
     def keys(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Keys and values [pooled, head, dim] of what is read, or None where there is nothing to read.
 
-        x [token, dim], normalised. pooled [pooled, dim]: what is read, where it is more than what ``pooled`` makes of x (streaming).
+        x [token, dim], normalised. pooled [pooled, dim]: what is read, where it is more than ``pooled`` makes of x (streaming).
         """
         if not layout.sources:
             return None

@@ -137,7 +137,9 @@ def test_part_by_part_equals_all_at_once(changes, monkeypatch):
     encoder.trunk.blocks[0].mlp.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
     with torch.no_grad():
         parts = encoder.encode_clips(clips).tokens
-    assert sum(sizes) == len(at_once) and len(sizes) > 10 and max(sizes) < 40 + 32  # 32: the longest block
+    assert sum(sizes) == len(at_once)
+    assert len(sizes) > 10
+    assert max(sizes) < 40 + 32  # 32: the longest block
     torch.testing.assert_close(parts, at_once, rtol=1e-12, atol=1e-12)
 
 
