@@ -84,11 +84,11 @@ class Task:
 
     first: tuple[Stage, ...] = (Stage(SEGMENT, (0.0,), 0.0, 100), Stage(32.0, (0.0,), 0.0, 150))
     stages: tuple[Stage, ...] = (
-        Stage(16.0, (2.0, 4.0, 8.0), 0.0, 140),
-        Stage(56.0, (2.0, 20.0, 40.0), 4.0, 50),
-        Stage(176.0, (2.0, 20.0, 120.0), 24.0, 40),
+        Stage(64.0, (0.0, 2.0, 4.0, 8.0), 24.0, 300),
+        Stage(100.0, (0.0, 2.0, 20.0, 40.0), 24.0, 100),
+        Stage(176.0, (0.0, 2.0, 20.0, 120.0), 24.0, 100),
     )
-    pairs: int = 15
+    pairs: int = 12
     tested: int = 64
     rates: tuple[float, ...] = (3e-3, 6e-3)
     seeds: int = 3
@@ -122,17 +122,20 @@ def show(frames: np.ndarray, kind: int, start: int, lane: int) -> None:
         frames[start + step, row : row + PATCH, column : column + PATCH] = EVENT
 
 
-def pair(rng: np.random.Generator, stage: Stage, distance: float) -> tuple[Clip, Clip]:
-    """A before B, and B before A: all else is the same, the lane of each event included. Distance 0: A alone, B alone."""
+def pair(rng: np.random.Generator, stage: Stage, distance: float, shown: tuple[int, ...] = (0, 1)) -> tuple[Clip, Clip]:
+    """A before B, and B before A: all else is the same, the lane of each event included. Distance 0: A alone, B alone.
+
+    shown: which of the events are there, the first (0), the second (1).
+    """
     frames = background(rng, stage.seconds)
-    latest = stage.seconds - distance - 1
-    first = int(rng.integers(round(stage.margin * RATE), round(latest * RATE) + 1))
+    latest = stage.seconds - stage.margin - distance - 1
+    start = int(rng.integers(round(stage.margin * RATE), round(latest * RATE) + 1))
     lanes = rng.integers(0, SIDE // PATCH, 2)
     clips = []
     for order in ((0, 1), (1, 0)):
         painted = frames.copy()
-        for number, kind in enumerate(order if distance else order[:1]):
-            show(painted, kind, first + number * round(distance * RATE), lanes[kind])
+        for number in shown if distance else (0,):
+            show(painted, order[number], start + number * round(distance * RATE), lanes[order[number]])
         view = View(frames=painted, frame_rate=RATE)
         clips.append(Clip("", "", 0.0, stage.seconds, [], {"main": view}, {}, {}))
     return clips[0], clips[1]
@@ -213,7 +216,9 @@ def learn(model: Reader, draws: Sequence[Draw], rate: float, alone: bool = False
     for name, parameter in model.named_parameters():
         new = "gate" in name, name.startswith("state.") or ".reading." in name
         groups[10.0 if new[0] else 1.0 if new[1] or alone else 0.1].append(parameter)
-    optimizer = torch.optim.AdamW([{'params': some, 'lr': rate * share} for share, some in groups.items()], betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        [{"params": some, "lr": rate * share} for share, some in groups.items()], betas=(0.9, 0.95), weight_decay=0.01
+    )
     warm = max(len(draws) // 10, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, 1) * (1 + math.cos(math.pi * step / len(draws))) / 2
@@ -233,11 +238,29 @@ def learn(model: Reader, draws: Sequence[Draw], rate: float, alone: bool = False
 
 
 @torch.inference_mode()
-def right(model: Reader, pairs: Sequence[tuple[Clip, Clip]]) -> list[float]:
-    """Share of right answers in each pair: 0, 0.5 or 1."""
-    said = [model([clip for two in pairs[at : at + 16] for clip in two]) > 0 for at in range(0, len(pairs), 16)]
-    answers = rearrange(torch.cat(said), "(pair order) -> pair order", order=2)
-    return (answers == torch.tensor([False, True])).float().mean(1).tolist()
+def logits(model: Reader, pairs: Sequence[tuple[Clip, Clip]]) -> Tensor:
+    """[pair, order]"""
+    said = [model([clip for two in pairs[at : at + 16] for clip in two]) for at in range(0, len(pairs), 16)]
+    return rearrange(torch.cat(said), "(pair order) -> pair order", order=2)
+
+
+def right(said: Tensor) -> list[float]:
+    """Share of right answers in each pair, 0, 0.5 or 1, of logits [pair, order]."""
+    return ((said > 0) == torch.tensor([False, True])).float().mean(1).tolist()
+
+
+def one_at_a_time(model: Reader, stage: Stage, count: int, seed: int) -> tuple[list[float], float]:
+    """What the events at the stage's last distance tell when they are shown one at a time and the logits added; and how much
+    is left of the second one's vote when the first one is there as well.
+
+    A model that merely believes early events more than late ones is as right so, and all of the vote is left.
+    """
+    said = {}
+    for shown in ((0, 1), (0,), (1,), ()):
+        rng = np.random.default_rng([seed, 3])  # the same clips again
+        said[shown] = logits(model, [pair(rng, stage, stage.distances[-1], shown) for _ in range(count)])
+    alone, beside = said[1,] - said[()], said[0, 1] - said[0,]
+    return right(said[0,] + alone), float((alone * beside).sum() / alone.square().sum())
 
 
 def first_weights(task: Task, seed: int) -> dict[str, Tensor]:
@@ -265,13 +288,13 @@ def measure(task: Task, row: Row, rate: float, seed: int, first: dict[str, Tenso
     found = {}
     for distance in last.distances:
         rng = np.random.default_rng([seed, 2, round(distance)])
-        found[f"{distance:g}"] = right(model, [pair(rng, last, distance) for _ in range(task.tested)])
-    rng = np.random.default_rng([seed, 3])
-    hidden = [pair(rng, last, last.distances[-1], hidden=n % 2) for n in range(task.tested)]
+        found[f"{distance:g}"] = right(logits(model, [pair(rng, last, distance) for _ in range(task.tested)]))
     gates = [gate.abs().mean().item() for name, gate in model.named_parameters() if "gate" in name]
+    added, left = one_at_a_time(model, last, task.tested, seed)
     return {
         "right": found,
-        "hidden": right(model, hidden),
+        "added": added,
+        "left": left,
         "seconds": statistics.median(seconds[-last.steps :]),
         "gates": sum(gates) / len(gates),
     }
@@ -323,7 +346,8 @@ def tabulate(task: Task, done: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "rate": mine[0]["rate"],
             "reaches": model.context_seconds[0],
             "distances": {d: summary([one["right"][d] for one in mine]) for d in mine[0]["right"]},
-            "hidden": summary([one["hidden"] for one in mine]),
+            "added": summary([one["added"] for one in mine]),
+            "left": [one["left"] for one in mine],
             "seconds": statistics.median(one["seconds"] for one in mine),
             "gates": statistics.mean(one["gates"] for one in mine),
         }
@@ -333,7 +357,7 @@ def tabulate(task: Task, done: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def write(out: Path, task: Task, table: dict[str, Any]) -> None:
     """table.json, table.md, distance.png, and the table on the screen."""
     last = task.stages[-1]
-    columns = [f"{d:g} s" for d in last.distances] + [f"{last.distances[-1]:g} s, one event left out"]
+    columns = [f"{d:g} s" for d in last.distances] + [f"{last.distances[-1]:g} s, one event at a time"]
     columns += ["reaches, s", "CPU s a step", "mean gate", "rate"]
     lines = [
         f"Accuracy of which event comes first, mean ± deviation over {task.seeds} seeds (95 % interval over "
@@ -345,7 +369,7 @@ def write(out: Path, task: Task, table: dict[str, Any]) -> None:
     for name, row in table.items():
         cells = [
             "{:.3f} ± {:.3f} ({:.3f} to {:.3f})".format(one["mean"], one["std"], *one["interval"])
-            for one in (*row["distances"].values(), row["hidden"])
+            for one in (*row["distances"].values(), row["added"])
         ]
         cells += [f"{row['reaches']:g}", f"{row['seconds']:.3f}", f"{row['gates']:.2f}", f"{row['rate']:g}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
