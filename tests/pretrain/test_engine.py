@@ -107,7 +107,7 @@ def test_gradients_are_the_same_however_clips_are_divided(
     assert run(parse(tmp_path / "passes", *settings, "--accumulate", "2")) == 0
     assert process.wait(300) == 0, (tmp_path / "two.log").read_text()
     one, *others = (first_gradients(tmp_path / name) for name in ("one", "passes", "two"))
-    assert all(gradient.abs().max() > 0 for gradient in one)
+    assert sum(bool(gradient.any()) for gradient in one) > 0.8 * len(one)  # behind closed gates the branch has none yet
     for other in others:
         for ours, theirs in zip(one, other, strict=True):
             torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5 * float(ours.abs().max()))
