@@ -1,7 +1,7 @@
 """How far apart may two events be? ``python -m benchmarks.distance --out FOLDER``
 
 Generated clips hold two events, A and B, once each and 2, 20 or 120 s apart; the label is which one comes first. Clips come
-in pairs that differ in the order of the events alone: from 4 s on (a segment) both hold the very same segments, so that an
+in pairs that differ in the order of the events alone: from 8 s on (two segments) both hold the very same segments, so that an
 average over independent segments knows nothing, whatever is made of it. The clip's edges are further from the events than any
 token of the row "reading, 2 chunks" looks. NOT SETTLED: a row that can tell how long ago the clip began (far reading, a state)
 may believe early events more than late ones, which is right as often and relates nothing. Two columns show it: what the
