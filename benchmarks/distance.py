@@ -99,7 +99,7 @@ class Task:
 
     def model(self, row: Row) -> ModelConfig:
         sizes = {"dim": self.dim, "layers": self.layers, "heads": 4, "mlp_dim": 4 * self.dim}
-        picture = {"image_height": SIDE, "image_width": SIDE, "patch": SIDE, "frame_rate": RATE}
+        picture: dict[str, Any] = {"image_height": SIDE, "image_width": SIDE, "patch": SIDE, "frame_rate": RATE}
         picture |= {"tubelet": RATE}  # a token a second
         reads = {"chunk_seconds": SEGMENT, "reach_chunks": row.reach, "pool_seconds": row.pool_seconds}
         return ModelConfig(**sizes, **picture, **reads, causal=True, streams={})
