@@ -50,7 +50,7 @@ def kinds(clip: Clip) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("distance", [4.0, 20.0, 120.0])
+@pytest.mark.parametrize("distance", [8.0, 20.0, 120.0])
 def test_segments_do_not_tell_the_label_and_the_order_of_events_does(distance: float) -> None:
     rng = np.random.default_rng(0)
     for _ in range(8):
@@ -102,10 +102,8 @@ def test_reading_ends_where_it_says_and_the_state_goes_on() -> None:
 
 
 def test_logits_add_up_where_nothing_reaches_from_one_event_to_the_other() -> None:
-    left = {name: one_at_a_time(opened(name), LONG, 4, 0)[1] for name in ROWS}
-    assert left["segments alone"] == pytest.approx(1, abs=1e-3)
-    assert left["reading, 2 chunks"] == pytest.approx(1, abs=1e-3)
-    assert abs(left["reading, 2 chunks, and a state"] - 1) > 1e-2
+    for name in ("segments alone", "reading, 2 chunks"):
+        assert one_at_a_time(opened(name), LONG, 4, 0)[1] == pytest.approx(1, abs=1e-4)
 
 
 def test_the_state_does_not_depend_on_how_a_recording_is_cut_and_starts_closed() -> None:
