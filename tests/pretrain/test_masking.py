@@ -94,6 +94,11 @@ def test_pixel_targets_have_mean_0_and_deviation_1():
     torch.testing.assert_close(targets.std(1), torch.ones(5, 3), atol=1e-4, rtol=0)
 
 
+def test_a_constant_tubelet_has_nothing_to_be_rebuilt():
+    tubelets = torch.arange(256, dtype=torch.uint8)[:, None].expand(-1, 1536)
+    assert not pixel_targets(tubelets, 1e-6).any()
+
+
 def test_impossible_masks_are_refused():
     with pytest.raises(ValueError, match=r"mask\.video: 1\.0"):
         MaskConfig(video=1.0)
