@@ -278,6 +278,17 @@ def test_the_future_is_told_from_the_past_alone(clip, seed):
     assert all(told[time] == person for time, person in heard.items())
 
 
+def test_the_future_lasts_as_long_as_asked():
+    """Of 1.5 s, 3 tokens of 0.5 s have their middle in it, where the decoder's reading does not end it before."""
+    clip = scene(0, seconds=8.0)
+    lasts = []
+    for seed in range(30):
+        tokens, drawn = masked(clip, seed, kinds={"future": 1.0}, future_seconds=(1.5, 1.5))
+        lasts.append(len(np.unique(tokens["face"].time[of_kind(drawn, "face", "future")])))
+    assert max(lasts) == 3
+    assert lasts.count(3) > 20
+
+
 def speakers(audio: Tokens | None) -> tuple[list[float], list[int]]:
     """Times and persons of sound in the first view."""
     if audio is None:
