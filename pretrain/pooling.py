@@ -116,7 +116,10 @@ class Layout:
 
     @functools.cached_property
     def parts(self) -> list[tuple[slice, Layout]]:
-        """The layout cut between blocks: rows of about PART tokens, or of one block, and the layout of each."""
+        """The layout cut between blocks: rows of about PART tokens, or of one block, and the layout of each; whole where a block's
+        tokens do not lie together."""
+        if not self.own.query.consecutive:
+            return [(slice(None), self)]
         ends = np.cumsum(self.own.query_lengths)
         numbers = (ends - self.own.query_lengths) // PART
         edges = [0, *ends[np.diff(numbers, append=-1) != 0].tolist()]

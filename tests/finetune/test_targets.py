@@ -52,6 +52,18 @@ def test_jointly_a_token_is_seen_by_all_of_its_clip_and_no_other() -> None:
     assert moved(apart[0].tokens, apart[1].tokens).sum() == 4
 
 
+def test_jointly_clips_are_the_same_with_and_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them layers take tokens part by part, where a block's tokens lie together; here they do not."""
+    monkeypatch.setattr("pretrain.pooling.PART", 40)
+    torch.manual_seed(0)
+    encoder = Encoder(tiny_model()).double().eval()
+    clips = [make_clip("a", seed=1), make_clip("b", seed=2)]
+    with joint_attention():
+        at_once = encoder.encode_clips(clips).tokens
+        with torch.no_grad():
+            torch.testing.assert_close(encoder.encode_clips(clips).tokens, at_once, rtol=1e-12, atol=1e-12)
+
+
 def test_jointly_nobody_reads_what_is_hidden() -> None:
     torch.manual_seed(0)
     with joint_attention():
