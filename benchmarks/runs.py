@@ -40,7 +40,8 @@ def in_pool(function: Callable[..., Any], work: Sequence[tuple], processes: int)
         return [function(*one) for one in work]
     os.environ["OMP_NUM_THREADS"] = "1"  # new processes read it when they start
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        return list(pool.map(function, *zip(*work, strict=True)))
+        futures = [pool.submit(function, *one) for one in work]
+        return [future.result() for future in futures]
 
 
 def settings(recipe: str, shards: Path, out: Path, steps: int, *words: str) -> RunConfig:

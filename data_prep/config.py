@@ -245,6 +245,8 @@ class SyntheticConfig:
     """most people in a recording, at most 4"""
     independent: bool = False
     """everybody follows a script of their own: nobody answers anybody, as a control of what is learnt of interaction"""
+    imitation: bool = False
+    """the others always answer by the same gesture: more of what one does is told by another than among ordinary answers"""
     views: Literal["mixed", "together", "apart"] = "mixed"
     """together: one view of everybody; apart: one view a person; mixed: every other recording so"""
     width: int = 64

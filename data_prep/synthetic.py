@@ -103,12 +103,14 @@ def make_script(job: Job) -> Script:
     count = int(rng.integers(config.fewest_people, config.most_people + 1))
     people = draw_people(rng, [f"{job.family}{group:03d}{letter}" for letter in "abcd"[:count]])
     slots = round(config.recording_seconds / config.clip_seconds)
-    script = write_script(job.random(EVENTS, job.index), people, slots, config.clip_seconds, job.together)
+
+    def written(rng: np.random.Generator) -> Script:
+        return write_script(rng, people, slots, config.clip_seconds, job.together, config.imitation)
+
+    script = written(job.random(EVENTS, job.index))
     if config.independent:
-        others = [job.random(APART + person, job.index) for person in range(1, count)]
-        script = unrelated(
-            script, [write_script(rng, people, slots, config.clip_seconds, job.together) for rng in others]
-        )
+        others = [written(job.random(APART + person, job.index)) for person in range(1, count)]
+        script = unrelated(script, others)
     return colour_script(job.random(COLOURS, job.index), script, job.rho, reverse=job.split == "test_reversed")
 
 

@@ -136,11 +136,16 @@ def place_people(rng: np.random.Generator, count: int, rows: bool) -> np.ndarray
 
 
 def write_script(
-    rng: np.random.Generator, people: list[Person], slots: int, slot_seconds: float, together: bool
+    rng: np.random.Generator,
+    people: list[Person],
+    slots: int,
+    slot_seconds: float,
+    together: bool,
+    imitation: bool = False,
 ) -> Script:
     """The events of a recording of ``slots`` slots; colours are still all zero (see ``colour_script``).
 
-    together: one camera has to see everybody, so that more than two sit in rows.
+    together: one camera has to see everybody, so that more than two sit in rows. imitation: the others answer by the gesture.
     """
     count, seconds = len(people), slots * slot_seconds
     script = Script(people, place_people(rng, count, together), seconds, looks=[[(0.0, -1)] for _ in people])
@@ -150,7 +155,7 @@ def write_script(
         event = _labelled_event(rng, script, int(gesture), start, slot_seconds)
         script.slots.append(Slot(start, start + slot_seconds, int(gesture), event, 0, (0,) * count))
         script.events.append(event)
-        _answers(rng, script, event)
+        (_imitations if imitation else _answers)(rng, script, event)
     _conversation(rng, script)
     _distractions(rng, script)
     for looks in script.looks:
@@ -216,10 +221,7 @@ def _answers(rng: np.random.Generator, script: Script, event: Event) -> None:
         delay = rng.uniform(0.5, 1.5)
         at = event.start + delay
         if event.kind == "hand_over" and person == event.target:
-            side = _side_towards(script, person, event.person)
-            reach = event.meet - rng.uniform(0.35, 0.5)
-            script.events.append(Event(person, "take", reach, 1.4, side, event.person, 1.0, event.meet))
-            looks[person].append((reach - 0.1, event.person))
+            _take(rng, script, event)
             continue
         if rng.random() < 0.8:
             looks[person].append((at, event.target if event.kind == "point" else event.person))
@@ -232,6 +234,28 @@ def _answers(rng: np.random.Generator, script: Script, event: Event) -> None:
             script.events.append(Event(person, kind, at, seconds, side, event.person, size))
         elif kind == "speak":
             script.turns.append(_turn(rng, script, person, at, at + rng.uniform(0.4, 0.8)))
+
+
+def _imitations(rng: np.random.Generator, script: Script, event: Event) -> None:
+    """Everybody does what was done, as large and as long, 0.5 to 1.5 s later and looking at who did it; what is handed over is
+    taken by whom it is for."""
+    script.looks[event.person].append((event.start - 0.2, event.target))
+    for person in range(len(script.people)):
+        if event.kind == "hand_over" and person == event.target:
+            _take(rng, script, event)
+        elif event.kind != "hand_over" and person != event.person:
+            at = event.start + rng.uniform(0.5, 1.5)
+            side = _side_towards(script, person, event.person) if event.side else 0
+            script.looks[person].append((at, event.person))
+            script.events.append(Event(person, event.kind, at, event.seconds, side, event.person, event.size))
+
+
+def _take(rng: np.random.Generator, script: Script, event: Event) -> None:
+    """The one whom a thing is handed takes it."""
+    side = _side_towards(script, event.target, event.person)
+    reach = event.meet - rng.uniform(0.35, 0.5)
+    script.events.append(Event(event.target, "take", reach, 1.4, side, event.person, 1.0, event.meet))
+    script.looks[event.target].append((reach - 0.1, event.person))
 
 
 def _turn(rng: np.random.Generator, script: Script, person: int, start: float, end: float) -> Turn:

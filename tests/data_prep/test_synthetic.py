@@ -349,6 +349,18 @@ def test_independent_people_answer_nobody(tmp_path: Path) -> None:
     assert abs(answers(script(0, independent=True))) < 0.08
 
 
+def test_imitation_answers_every_gesture_by_itself(tmp_path: Path) -> None:
+    settings = {"recording_seconds": 400, "clip_seconds": 4, "most_people": 2, "views": "together"}
+    job = Job(SyntheticConfig(tmp_path, imitation=True, **settings), "train", 0)  # pyrefly: ignore[bad-argument-type]
+    script = make_script(job)
+    answered = {gesture: 0 for gesture in GESTURES}
+    for slot in script.slots:
+        kind = "take" if slot.event.kind == "hand_over" else slot.event.kind
+        answers = [e for e in script.events if e.kind == kind and e.person == slot.event.target != e.target]
+        answered[slot.event.kind] += any(0.3 < e.start - slot.event.start < 1.6 for e in answers)
+    assert answered == dict.fromkeys(GESTURES, 25)
+
+
 def test_independent_scenes_are_drawn_and_labelled(tmp_path: Path) -> None:
     argv = ["synthetic", str(tmp_path / "out"), "--independent", "true", "--recording_seconds", "32", "--pretrain", "0"]
     assert main([*argv, "--train", "0", "--test", "2", "--test_reversed", "0"]) == 0

@@ -140,7 +140,7 @@ def test_pieces_of_work_come_back_in_order_from_processes_of_their_own(monkeypat
     myself = [os.path.realpath("/proc/self")]
     assert len({*myself, *runs.in_pool(os.path.realpath, [("/proc/self",)] * 3, 2)}) == 4
     assert runs.in_pool(os.path.realpath, [("/proc/self",)], 1) == myself
-    assert runs.in_pool(os.getenv, [("OMP_NUM_THREADS", "?"), ("no such", "?")], 2) == ["1", "?"]
+    assert runs.in_pool(os.getenv, [("OMP_NUM_THREADS", "?"), ("no such", "?"), ("no such",)], 2) == ["1", "?", None]
 
 
 def test_the_command_leaves_tables_and_a_picture(
