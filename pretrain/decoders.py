@@ -1,7 +1,7 @@
 """The light decoder: visible tokens and queries for hidden ones -> the hidden tokens' contents.
 
 VideoMAE's decoder (a narrow trunk over visible tokens and mask tokens of a segment), with the same gated branch as the
-encoder, so that a stream can be rebuilt from the others: it reads streams from the start. Its parameters for video are VideoMAE's.
+encoder, so that a stream can be rebuilt from the others. Its parameters for video are VideoMAE's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import ModelConfig
-from pretrain.pooling import RELATIONS, Layout
+from pretrain.pooling import Layout
 from pretrain.tokens import Tokens, position_codes
 from pretrain.trunk import Trunk, initialise
 
@@ -43,10 +43,6 @@ class Decoder(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in outputs.items()})
         for token in self.mask_tokens.values():
             nn.init.normal_(token, std=0.02)
-        for reading in self.trunk.readings():
-            for name in config.streams:
-                for relation in RELATIONS:  # no published decoder reads streams: behind closed gates they learn late
-                    nn.init.ones_(reading.gates[f"{name}_{relation}"])
         self.from_encoder.apply(initialise)
         self.heads.apply(initialise)
 

@@ -200,28 +200,26 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, clips: Iterable[Clip]) -> None:
-        """Sets mean and deviation of every stream's numbers from these clips, and by them the start of its map; what a release
-        brought along stays."""
+        """Sets mean and deviation of every stream's numbers from these clips; what a release brought along stays."""
         clips = list(clips)
         if self.motion is not None:
             self.motion.fit(clips)
+        sums: dict[str, list[np.ndarray]] = {}
         unset = [
             name
             for name, module in self.encoder.streams.items()
             if isinstance(module, StreamTokenizer) and bool((module.std == 1).all())
         ]
-        parts: dict[str, list[Tokens]] = {}
         for number, clip in enumerate(clips):
             for name, part in tokenize(clip, number, self.config, unset).items():
-                parts.setdefault(name, []).append(part)
-        for name, some in parts.items():
-            seen = [part.values[part.valid].numpy().astype(np.float64) for part in some if part.valid is not None]
-            mean, deviation = _moments(np.concatenate(seen))
+                assert part.valid is not None
+                sums.setdefault(name, []).append(part.values[part.valid].numpy().astype(np.float64))
+        for name, cells in sums.items():
+            mean, deviation = _moments(np.concatenate(cells))
             tokenizer = self.encoder.tokenizer(name)
             assert isinstance(tokenizer, StreamTokenizer)
             tokenizer.mean.copy_(torch.from_numpy(mean))
             tokenizer.std.copy_(torch.from_numpy(deviation))
-            tokenizer.start_white(torch.cat([tokenizer.standardised(part) for part in some]))
 
     def parameter_groups(self, config: OptimizerConfig) -> list[dict]:
         """Groups for AdamW: matrices with weight decay, vectors without, gates and the trunk at rates of their own.
@@ -232,7 +230,7 @@ class MaskedAutoencoder(nn.Module):
         groups: dict[str, dict[str, Any]] = {}
         for name, parameter in self.named_parameters():
             part = "rest"
-            if ".gates." in name and name.startswith("encoder."):  # a decoder's are open, and would close before it has learnt
+            if ".gates." in name:
                 part = "gates"
             elif name.startswith("encoder.") and of_the_trunk(name.removeprefix("encoder.")):
                 part = "trunk"

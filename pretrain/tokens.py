@@ -28,7 +28,6 @@ from pretrain.stream_vectors import audio_cells, person_cells
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 SCENE = -1  # the person of a token that belongs to nobody
-COMPONENTS, FAINTEST, MOST_ROWS = 64, 0.02, 2048  # of ``StreamTokenizer.start_white``
 
 
 @dataclass
@@ -299,14 +298,6 @@ def projection(numbers: int, dim: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(0).standard_normal((numbers, dim)) / np.sqrt(numbers)).float()
 
 
-def components(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The main components of x [row, number], centred: [component, number], and their deviations [component]."""
-    x = (x - x.mean(0))[:: max(len(x) // MOST_ROWS, 1)]
-    _, singular, found = torch.linalg.svd(x, full_matrices=False)
-    main = (singular > FAINTEST * singular.max()).nonzero()[:COMPONENTS, 0]
-    return found[main], singular[main] / len(x) ** 0.5
-
-
 class VideoTokenizer(nn.Module):
     """VideoMAE's patch embedding: a convolution whose stride is its kernel, so a matrix on every tubelet."""
 
@@ -348,21 +339,6 @@ class StreamTokenizer(nn.Module):
         self.modality = nn.Parameter(torch.zeros(dim))
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.normal_(self.modality, std=0.02)
-
-    @torch.no_grad()
-    def start_white(self, cells: Tensor) -> None:
-        """Starts the map so that the main components of the data come out equally large.
-
-        A face's numbers are nearly all the shape of the head; what a mouth does is a thousandth of their variance, which a map
-        that starts at random leaves below what gradients find. cells [token, cell, feature]: standardised.
-        """
-        found, deviation = components(cells.flatten(1))
-        per_cell = rearrange(self.project.weight, "dim (cell feature) -> dim cell feature", cell=cells.shape[1])
-        weight = per_cell[..., :-1].flatten(1)
-        variance = 2 / max(len(found), 1)  # two together, as Xavier's gives for wide vectors
-        drawn = torch.randn(len(weight), len(found)) * variance**0.5
-        weight = weight - weight @ found.T @ found + drawn @ (found / deviation[:, None])
-        per_cell[..., :-1] = rearrange(weight, "dim (cell feature) -> dim cell feature", cell=cells.shape[1])
 
     def standardised(self, tokens: Tokens) -> Tensor:
         """[token, cell, feature], zero where a cell or a number of it is absent."""
