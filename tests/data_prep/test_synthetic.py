@@ -353,7 +353,7 @@ def test_imitation_answers_every_gesture_by_itself(tmp_path: Path) -> None:
     settings = {"recording_seconds": 400, "clip_seconds": 4, "most_people": 2, "views": "together"}
     job = Job(SyntheticConfig(tmp_path, imitation=True, **settings), "train", 0)  # pyrefly: ignore[bad-argument-type]
     script = make_script(job)
-    answered = {gesture: 0 for gesture in GESTURES}
+    answered = dict.fromkeys(GESTURES, 0)
     for slot in script.slots:
         kind = "take" if slot.event.kind == "hand_over" else slot.event.kind
         answers = [e for e in script.events if e.kind == kind and e.person == slot.event.target != e.target]
