@@ -37,10 +37,9 @@ def test_the_command_leaves_tables_and_a_picture(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(extend, "SEEDS", 1)
     monkeypatch.setattr(extend, "MODES", ("full", "frozen"))
     given = {"shards": shards, "labels": scenes / "labels.csv", "out": tmp_path, "recipe": tiny_recipe}
-    given |= {"steps": 4, "trunk_steps": 2, "clips": 3, "held_out": 2, "processes": 1}
+    given |= {"steps": 4, "trunk_steps": 2, "clips": 3, "held_out": 2, "seeds": 1, "processes": 1}
     monkeypatch.setattr(sys, "argv", ["extend", *(word for name, v in given.items() for word in (f"--{name}", str(v)))])
     extend.main()
     table = json.loads((tmp_path / "table.json").read_text())
