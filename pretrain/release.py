@@ -30,7 +30,7 @@ from pretrain.encoder import Encoder
 from pretrain.tracking import read_metrics
 from pretrain.weights import is_videomae, load_videomae
 
-SCHEMA = 1
+SCHEMA = 2  # 1 told the points of a face otherwise (pretrain/stream_vectors.py)
 WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.json", "MODEL_CARD.md", "SHA256SUMS"
 PREPARED = ("clip_seconds", "fps", "short_side", "crf", "streams", "landmarks", "landmark_rate")  # no paths, no names
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
@@ -119,6 +119,11 @@ def load_encoder(path: Path | str) -> Encoder:
     about = json.loads((folder / CONFIG).read_text())
     if not isinstance(about.get("schema"), int) or about["schema"] > SCHEMA:
         raise UserError(f"{folder / CONFIG}: schema {about.get('schema')} is newer than {SCHEMA}: update kinesic")
+    if about["schema"] < SCHEMA and "face" in about.get("model", {}).get("streams", {}):
+        raise UserError(
+            f"{folder / CONFIG}: its encoder learnt faces as schema {about['schema']} told them; it would misread those of schema "
+            f"{SCHEMA}: pretrain anew"
+        )
     try:
         encoder = Encoder(model_config(about["model"]))
         encoder.load_state_dict(load_file(folder / WEIGHTS))

@@ -1,8 +1,9 @@
 """From the streams of a shard to a vector every ``cell_seconds``: what the tokens of audio, face, pose and hands hold.
 
-Faces, poses and hands are described relative to their own mean place and size over the PLACE_SECONDS before: movement and
-expression stay, the seat in the picture does not. Nothing later is used, so that a stream can be read as it comes. (Where people
-sit relative to each other is not told to the model.)
+Poses, hands and the shift of a head are described relative to their own mean place and size over the PLACE_SECONDS before:
+movement stays, the seat in the picture does not. Nothing later is used, so that a stream can be read as it comes. (Where people
+sit relative to each other is not told to the model.) A face's points are told as the head sees them, apart from how it turns and
+moves: else they are nearly all head, and a mouth is a thousandth of their variance, which no model finds (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from pretrain.config import StreamConfig
 
 WINDOW_SECONDS = 0.025  # of the short-time Fourier transform
 PLACE_SECONDS = 16.0
+PARTS = {"face": (3 * 478, 52, 6, 3)}  # numbers of a face's points, blendshapes, turn and shift
+FLIP = np.array(
+    [1, -1, -1]
+)  # between the picture's axes (y down, z away) and those of the head's matrix (y up, z to the viewer)
 WRIST, KNUCKLE, RIGHT = 0, 9, 1  # of a hand's 21 points (between them lies the palm), and of handedness
 
 
@@ -88,11 +93,14 @@ def recent(values: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _face(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
-    """478 points relative to the recent box, 52 blendshapes, head turn (two columns of the rotation) and shift."""
-    box = recent(rows["box"], rows["times"])
-    centre, size = (box[:, None, :2] + box[:, None, 2:]) / 2, np.maximum(box[:, 3] - box[:, 1], 1e-3)[:, None, None]
-    points = rows["landmarks"] - np.concatenate([centre, np.zeros_like(centre[..., :1])], -1)
-    points = points * np.array([aspect, 1, aspect]) / size
+    """478 points in the head's own frame (turned back by its rotation, around their mean, their size one; axes of the picture), 52
+    blendshapes, head turn (two columns of the rotation) and shift."""
+    points = (rows["landmarks"] * np.array([aspect, 1, aspect])).astype(np.float64)
+    points -= points.mean(1, keepdims=True)
+    points /= np.maximum(np.sqrt(np.square(points).sum(-1).mean(1)), 1e-6)[:, None, None]
+    axes = rows["head"][:, :3, :3]
+    axes = axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
+    points = np.einsum("npi,nij->npj", points, FLIP[:, None] * axes * FLIP)  # by the inverse rotation
     turn = rearrange(rows["head"][:, :3, :2], "row xyz column -> row (column xyz)")
     shift = rows["head"][:, :3, 3] - recent(rows["head"][:, :3, 3], rows["times"])
     return np.concatenate([points.reshape(len(points), -1), rows["blendshapes"], turn, shift], 1)

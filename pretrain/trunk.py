@@ -24,6 +24,7 @@ from pretrain.config import Pooling
 from pretrain.pooling import RELATIONS, Groups, Layout, Upper
 
 OF_THE_SCENE = ("video",)  # its tokens belong to no person
+NEAR = 11.3  # logit of what is at the same time, at the start
 
 
 class Attention(nn.Module):
@@ -85,6 +86,19 @@ class GatedReading(nn.Module):
         self.key_value = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim, bias=False)
         self.gates = nn.ParameterDict({source: nn.Parameter(torch.zeros(heads)) for source in sources})
+
+    def start_near(self) -> None:
+        """Half of the heads start by reading what is at about the same time, the others anything within reach.
+
+        The biases of queries and keys turn with time as the rest of them does: equal ones agree most where times are equal. What
+        people do is told by what is at the same time elsewhere; an attention that starts flat averages it away and hardly learns.
+        """
+        bias = torch.zeros(self.heads, 2, self.query.out_features // self.heads // 2)
+        half = bias.shape[-1]
+        bias[: (self.heads + 1) // 2, 0] = (NEAR * (2 * half) ** 0.5 / half) ** 0.5
+        with torch.no_grad():
+            self.query.bias.copy_(bias.flatten())
+            self.key_value.bias[: self.query.out_features] = bias.flatten()
 
     def pooled(self, x: Tensor, groups: Groups) -> Tensor:
         """What others read of x [token, dim], normalised: [pooled, dim], means or sums weighted by a learned score."""
@@ -199,9 +213,10 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, hidden, eps, qv_bias, sources, pooling) for _ in range(layers))
         self.norm = None if final_norm_eps is None else nn.LayerNorm(dim, eps=final_norm_eps)
         self.apply(initialise)
-        for block in self.blocks:
-            if isinstance(block, Block) and block.reading.score is not None:
-                nn.init.zeros_(block.reading.score.weight)  # equal weights: the mean
+        for reading in self.readings():
+            reading.start_near()
+            if reading.score is not None:
+                nn.init.zeros_(reading.score.weight)  # equal weights: the mean
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x [token, dim] -> [token, dim]"""

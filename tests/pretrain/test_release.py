@@ -17,7 +17,7 @@ from configs import UserError, plain
 from pretrain.checkpoint import consolidated
 from pretrain.config import DataConfig, ReleaseConfig, RunConfig
 from pretrain.objective import MaskedAutoencoder
-from pretrain.release import load_encoder, release
+from pretrain.release import SCHEMA, load_encoder, release
 
 FILES = {"model.safetensors", "config.json", "MODEL_CARD.md", "SHA256SUMS"}
 
@@ -136,9 +136,18 @@ def test_a_missing_or_unlisted_file_is_refused(released: Path) -> None:
 
 def test_a_future_schema_is_refused(released: Path) -> None:
     about = json.loads((released / "config.json").read_text())
-    (released / "config.json").write_text(json.dumps(about | {"schema": 2}))
+    (released / "config.json").write_text(json.dumps(about | {"schema": SCHEMA + 1}))
     sign(released)
-    with pytest.raises(UserError, match="schema 2 is newer than 1: update kinesic"):
+    with pytest.raises(UserError, match=f"schema {SCHEMA + 1} is newer than {SCHEMA}: update kinesic"):
+        load_encoder(released)
+
+
+def test_an_encoder_that_learnt_faces_told_otherwise_is_refused(released: Path) -> None:
+    about = json.loads((released / "config.json").read_text())
+    assert "face" in about["model"]["streams"]
+    (released / "config.json").write_text(json.dumps(about | {"schema": 1}))
+    sign(released)
+    with pytest.raises(UserError, match="learnt faces as schema 1 told them"):
         load_encoder(released)
 
 
