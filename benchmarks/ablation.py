@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import subprocess
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from benchmarks import runs
 from benchmarks.shortcut import difference, stacked, subset, untrained
 from data_prep.shards import read_index
 from finetune import baselines
@@ -63,38 +59,29 @@ def main() -> None:
     parser.add_argument("--config", default="demo", help="recipe of the runs (default: demo)")
     parser.add_argument("--steps", type=int, default=300, help="steps of a run (default: 300)")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each kind (default: 5)")
-    parser.add_argument("--processes", type=int, default=2, help="that read clips, one thread each (default: 2)")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each (default: 2)")
     args = parser.parse_args()
     began = time.perf_counter()
-    runs = {(kind, seed): pretrained(args, kind, seed) for seed in range(args.seeds) for kind in KINDS}
-    config = RunConfig(
-        encoder=next(iter(runs.values())), data=args.shards, labels=args.labels, target=args.target, out=args.out
-    )
+    folders = {(kind, seed): folder_of(args.out, kind, seed) for seed in range(args.seeds) for kind in KINDS}
+    work = [
+        (args.config, args.shards, folder, args.steps, "--seed", str(seed), "--mask.kinds", KINDS[kind])
+        for (kind, seed), folder in folders.items()
+    ]
+    runs.in_pool(runs.train, work, args.processes)
+    first = folders["random", 0] / "release"
+    config = RunConfig(encoder=first, data=args.shards, labels=args.labels, target=args.target, out=args.out)
     problem = problem_of(config)
-    jobs = [(str(release), kind, seed, config) for (kind, seed), release in runs.items()]
-    jobs += [(str(runs["random", seed]), "untrained", seed, config) for seed in range(args.seeds)]
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-        tables = {(kind, seed): table for (_, kind, seed, _), table in zip(jobs, pool.map(features, jobs), strict=True)}
+    jobs = [(folder / "release", kind, seed, config) for (kind, seed), folder in folders.items()]
+    jobs += [(first, "untrained", seed, config) for seed in range(args.seeds)]
+    found = runs.in_pool(features, jobs, args.processes)
+    tables = {(kind, seed): table for (_, kind, seed, _), table in zip(jobs, found, strict=True)}
     results = {name: predictions(problem, by_seed) for name, by_seed in matrices(tables, args.seeds).items()}
     write(args.out, problem, results, f"{args.seeds} seeds, {args.steps} steps; {time.perf_counter() - began:.0f} s")
 
 
-def pretrained(args: argparse.Namespace, kind: str, seed: int) -> Path:
-    """The release of a run of a kind and seed, trained unless it is there."""
-    run = args.out / f"{kind.replace(' ', '-')}-{seed}"
-    release = run.with_name(f"{run.name}.release")
-    if not release.is_dir():
-        settings = {
-            "data.shards": args.shards,
-            "out": run,
-            "seed": seed,
-            "steps": args.steps,
-            "mask.kinds": KINDS[kind],
-        }
-        typed = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-        subprocess.run([sys.executable, "-m", "pretrain", "run", "--config", args.config, *typed], check=True)
-        subprocess.run([sys.executable, "-m", "pretrain", "release", str(run), str(release)], check=True)
-    return release
+def folder_of(out: Path, kind: str, seed: int) -> Path:
+    """Where the run of a kind and seed lies."""
+    return out / f"{kind.replace(' ', '-')}-{seed}"
 
 
 def problem_of(config: RunConfig) -> Problem:
@@ -119,20 +106,18 @@ def chosen(shards: Path) -> pd.DataFrame:
     return pd.concat([index[index["split"] == split][:most] for split, most in CLIPS.items()]).reset_index(drop=True)
 
 
-def features(job: tuple[str, str, int, RunConfig]) -> dict[str, np.ndarray]:
+def features(release: Path, kind: str, seed: int, config: RunConfig) -> dict[str, np.ndarray]:
     """ "<what is read> values" [clip, stream, feature] and "... present" of one encoder, and the raw streams; computed once."""
-    release, kind, seed, config = job
-    torch.set_num_threads(1)
 
     def compute() -> dict[str, np.ndarray]:
-        encoder = open_encoder(Path(release), "cpu").requires_grad_(False)
+        encoder = open_encoder(release, "cpu").requires_grad_(False)
         encoder = untrained(encoder, seed) if kind == "untrained" else encoder
         functions = [encoding(encoder, streams, f"{name} ", bf16=True) for name, streams in READ.items()]
         functions += [baselines.describe] if (kind, seed) == ("untrained", 0) else []
         index = problem_of(config).index
         return map_clips(config.data, index, functions, STREAMS, workers=0, title=f"{kind} {seed}")
 
-    return cached(config.out / "features" / f"{kind.replace(' ', '-')}-{seed}.npz", compute)
+    return cached(folder_of(config.out / "features", kind, seed).with_suffix(".npz"), compute)
 
 
 def matrices(tables: dict[tuple[str, int], dict[str, np.ndarray]], seeds: int) -> dict[str, list[np.ndarray]]:

@@ -23,7 +23,6 @@ from pretrain.encoder import Encoder
 from pretrain.masking import NOT_REBUILT, Mask, draw_mask
 from pretrain.motion import Motion, Still, join_stills, still_of
 from pretrain.pooling import Layout, plan
-from pretrain.stream_vectors import PARTS
 from pretrain.teacher import Lesson, Teacher
 from pretrain.tokens import IMAGE_MEAN, IMAGE_STD, SCENE, StreamTokenizer, Tokens, join, tokenize
 from pretrain.weights import of_the_trunk
@@ -219,8 +218,6 @@ class MaskedAutoencoder(nn.Module):
             mean, deviation = _moments(np.concatenate(cells))
             tokenizer = self.encoder.tokenizer(name)
             assert isinstance(tokenizer, StreamTokenizer)
-            if sum(PARTS.get(name, ())) == len(deviation):  # else a user's own stream of that name
-                deviation = _alike(deviation, PARTS[name])
             tokenizer.mean.copy_(torch.from_numpy(mean))
             tokenizer.std.copy_(torch.from_numpy(deviation))
 
@@ -320,20 +317,6 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     deviation = np.sqrt((np.where(seen, values - mean, 0) ** 2).sum(0) / count)
     floor = max(STD_FLOOR * float(np.median(deviation[seen.any(0)])), 1e-6)
     return mean, np.where(seen.any(0), np.maximum(deviation, floor), 1.0)
-
-
-def _alike(deviation: np.ndarray, parts: Sequence[int]) -> np.ndarray:
-    """One deviation for all numbers of a part, so that what moves more counts more, and all parts count alike.
-
-    Number by number, what a face's points tremble would weigh as much as what its mouth says, and 478 points 160 times as much
-    as three numbers of the head. deviation [feature]; parts: how many numbers each has.
-    """
-    ends = np.cumsum(parts)
-    shared = [
-        np.full(size, np.sqrt(np.square(deviation[end - size : end]).sum() * len(parts) / len(deviation)))
-        for size, end in zip(parts, ends, strict=True)
-    ]
-    return np.concatenate(shared)
 
 
 def _masked_mean(errors: Tensor, valid: Tensor | None) -> Tensor:

@@ -20,10 +20,7 @@ from pretrain.config import StreamConfig
 
 WINDOW_SECONDS = 0.025  # of the short-time Fourier transform
 PLACE_SECONDS = 16.0
-PARTS = {"face": (3 * 478, 52, 6, 3)}  # numbers of a face's points, blendshapes, turn and shift
-FLIP = np.array(
-    [1, -1, -1]
-)  # between the picture's axes (y down, z away) and those of the head's matrix (y up, z to the viewer)
+FLIP = np.array([1, -1, -1])  # picture: y down, z away; the head's matrix: y up, z to the viewer
 WRIST, KNUCKLE, RIGHT = 0, 9, 1  # of a hand's 21 points (between them lies the palm), and of handedness
 
 
@@ -100,7 +97,7 @@ def _face(rows: dict[str, np.ndarray], aspect: float) -> np.ndarray:
     points /= np.maximum(np.sqrt(np.square(points).sum(-1).mean(1)), 1e-6)[:, None, None]
     axes = rows["head"][:, :3, :3]
     axes = axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
-    points = np.einsum("npi,nij->npj", points, FLIP[:, None] * axes * FLIP)  # by the inverse rotation
+    points = points @ (FLIP[:, None] * axes * FLIP)  # by the inverse rotation
     turn = rearrange(rows["head"][:, :3, :2], "row xyz column -> row (column xyz)")
     shift = rows["head"][:, :3, 3] - recent(rows["head"][:, :3, 3], rows["times"])
     return np.concatenate([points.reshape(len(points), -1), rows["blendshapes"], turn, shift], 1)
