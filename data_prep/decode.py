@@ -46,6 +46,8 @@ class Probe:
     """width of a pixel by its height"""
     rotation: int = 0
     """degrees, a multiple of 90, by which the picture has to be turned counter-clockwise to stand upright"""
+    shape: float = 0.0
+    """width of the picture by its height, as it is shown; 0 where there is none"""
     missing: float = 0.0
     """seconds that the header announces and the file does not hold: a copy that was cut short"""
     strays: int = 0
@@ -160,7 +162,11 @@ def probe(path: Path, alive: Callable[[], object] = lambda: None) -> Probe:
             pass  # the part before the fault counts; reading it will report the fault
     duration = float(clock.end - zero)
     missing = announced - duration
-    picture = first.get("video")
+    picture, rotation, shape = first.get("video"), 0, 0.0
+    if isinstance(picture, av.VideoFrame):
+        rotation = round(picture.rotation / 90) * 90 % 360
+        shape = float(picture.width * aspect / picture.height)
+        shape = 1 / shape if rotation % 180 else shape
     return Probe(
         sha256=_sha256(path, alive),
         zero=zero,
@@ -168,7 +174,8 @@ def probe(path: Path, alive: Callable[[], object] = lambda: None) -> Probe:
         video="video" in first,
         audio="audio" in first,
         pixel_aspect=aspect,
-        rotation=round(picture.rotation / 90) * 90 % 360 if isinstance(picture, av.VideoFrame) else 0,
+        rotation=rotation,
+        shape=shape,
         missing=missing if missing > 1 else 0.0,
         strays=clock.strays,
         stray=float(clock.stray - zero),

@@ -162,7 +162,8 @@ class Samples:
             region = planned.view.regions[part - 1] if part else None
             name = member_name(planned.view.region_view(region) if region else planned.view.name)
             if member == ABOUT:
-                views[name] = self._about_view(planned, json.loads(content), clip) | _about_region(planned.view, region)
+                about = self._about_view(planned, json.loads(content), clip)
+                views[name] = about | _about_region(planned.view, region, about)
                 continue
             if member.endswith(".npz") and "person" in (arrays := decode_npz(content)):
                 arrays["person"] = self._numbered(number, arrays["person"])
@@ -216,6 +217,7 @@ class Samples:
             "confidence": file.confidence,
             "participants": [participant.id for participant in planned.view.participants],
             "landmarks": source if measured else None,
+            **({"aspect": round(file.probed.shape, 6)} if file.probed.shape else {}),
             **about,
         }
 
@@ -254,8 +256,8 @@ class Samples:
         return Sample(key, members, row)
 
 
-def _about_region(view: View, region: Region | None) -> dict[str, Any]:
-    """What meta.json says besides of a view that is a region of another: whose participants are those with a seat in it."""
+def _about_region(view: View, region: Region | None, whole: dict[str, Any]) -> dict[str, Any]:
+    """What meta.json says otherwise of a view that is a region of another, ``whole``: its participants have a seat in it."""
     if region is None:
         return {}
     x0, y0, x1, y1 = region.box
@@ -267,4 +269,5 @@ def _about_region(view: View, region: Region | None) -> dict[str, Any]:
         and y0 <= (person.seat[1] + person.seat[3]) / 2 < y1
     ]
     about = {"view": member_name(view.name), "name": region.name, "box": list(region.box)}
-    return {"region": about, "participants": seated}
+    shape = {"aspect": round(whole["aspect"] * (x1 - x0) / (y1 - y0), 6)} if "aspect" in whole else {}
+    return {"region": about, "participants": seated, **shape}

@@ -87,10 +87,9 @@ def _people(view: View, name: str, person: int, seconds: float) -> list[np.ndarr
     rows = getattr(view, name)
     if rows is None or not len(rows["person"]):
         return []
-    aspect = 1.0 if view.frames is None else view.frames.shape[2] / view.frames.shape[1]
     stream: StreamConfig = default_streams()[name]
     found = []
-    for who, vectors, cells in person_cells(name, rows, stream.cell_seconds, aspect):
+    for who, vectors, cells in person_cells(name, rows, stream.cell_seconds, view.shape):
         if person in (SCENE, who):
             kept = vectors[:, FACE_KEPT if name == "face" else POSE_KEPT]
             when = (np.arange(TIMES) + 0.5) * seconds / TIMES / stream.cell_seconds - 0.5

@@ -26,6 +26,7 @@ class View:
 
     frames: uint8 [time, height, width, 3], frame k at frame_start + k / frame_rate. audio: float32 [channel, sample] in
     [-1, 1], sample k at audio_start + k / audio_rate. face, pose, hands: the members of face.npz, pose.npz, hands.npz by name.
+    aspect: width / height of the picture that face, pose and hands were found in; they are fractions of it.
     """
 
     frames: np.ndarray | None = None
@@ -37,6 +38,14 @@ class View:
     face: dict[str, np.ndarray] | None = None
     pose: dict[str, np.ndarray] | None = None
     hands: dict[str, np.ndarray] | None = None
+    aspect: float | None = None
+
+    @property
+    def shape(self) -> float:
+        """Width / height of the picture: as ``aspect`` says, else of the frames, else 1."""
+        if self.aspect is None and self.frames is not None:
+            return self.frames.shape[2] / self.frames.shape[1]
+        return self.aspect or 1.0
 
     def detections(self) -> dict[str, dict[str, np.ndarray]]:
         """The streams of PERSON_STREAMS that there are, with a row a detection each."""
@@ -74,7 +83,7 @@ def read_clip(sample: Mapping[str, bytes], modalities: Collection[str]) -> Clip:
     key = meta["key"]
     if meta["schema"] > SCHEMA:
         raise ValueError(f"{key}: schema {meta['schema']} of meta.json is newer than {SCHEMA}: update kinesic")
-    views = {name: View() for name in meta["views"]}
+    views = {name: View(aspect=_aspect(about)) for name, about in meta["views"].items()}
     streams: dict[str, dict[str, np.ndarray]] = {}
     for member, data in sample.items():
         view, _, rest = member.partition(".")
@@ -87,6 +96,12 @@ def read_clip(sample: Mapping[str, bytes], modalities: Collection[str]) -> Clip:
         except (av.FFmpegError, KeyError, OSError, ValueError) as error:
             raise ValueError(f"{key}: cannot read {member}: {error}") from error
     return Clip(key, meta["recording"], meta["start"], meta["end"], meta["people"], views, streams, meta)
+
+
+def _aspect(about: Mapping[str, Any]) -> float | None:
+    """Width / height of a view's picture, from what meta.json says of it (older shards: of its video alone)."""
+    video = about["streams"].get("video", {})
+    return about.get("aspect") or (video["width"] / video["height"] if {"width", "height"} <= set(video) else None)
 
 
 def _read_member(view: View, name: str, data: bytes, about: Mapping[str, Any]) -> None:

@@ -123,6 +123,7 @@ class Encoder(nn.Module):
         pose: Sequence[Mapping[str, np.ndarray]] | None = None,
         hands: Sequence[Mapping[str, np.ndarray]] | None = None,
         audio_rate: int = 16000,
+        aspect: float | None = None,
         **streams: Sequence[Mapping[str, np.ndarray]],
     ) -> Encoded:
         """Features of a batch of clips filmed by one camera; every stream begins at the clip's start, any may be missing.
@@ -131,6 +132,7 @@ class Encoder(nn.Module):
         frames a second, height and width multiples of the patch; any even number of frames (16 a segment).
         audio: float [batch, sample] or [batch, channel, sample] in [-1, 1] at ``audio_rate`` Hz.
         face, pose, hands and others: a mapping of arrays for each clip, as in a shard's npz (times in seconds, rows a detection).
+        aspect: width / height of the picture that face, pose and hands are fractions of (default: of video as it is given, else 1).
         Returns Encoded with [batch, token, ...]: video first, in VideoMAE's order (time, row, column), then the streams.
         Raises ValueError where sizes do not fit or a stream is unknown.
         """
@@ -153,6 +155,7 @@ class Encoder(nn.Module):
                 face=None if face is None else dict(face[number]),
                 pose=None if pose is None else dict(pose[number]),
                 hands=None if hands is None else dict(hands[number]),
+                aspect=aspect or (None if video is None else video.shape[-1] / video.shape[-2]),
             )
             others = {name: dict(value[number]) for name, value in streams.items()}
             clip = Clip(str(number), str(number), 0.0, 0.0, [], {"main": view}, others, {})

@@ -142,10 +142,9 @@ def _streams_of_view(clip: Clip, view_name: str, config: ModelConfig, modalities
             whose = whose[np.unique(chunks, return_inverse=True)[1]] if len(chunks) else whose
             for person in np.unique(whose).tolist():
                 yield "audio", person, vectors[whose == person], cells[whose == person]
-    aspect = 1.0 if view.frames is None else view.frames.shape[2] / view.frames.shape[1]
     for name, rows in view.detections().items():
         if name in modalities and name in config.streams:
-            for person, vectors, cells in person_cells(name, rows, config.streams[name].cell_seconds, aspect):
+            for person, vectors, cells in person_cells(name, rows, config.streams[name].cell_seconds, view.shape):
                 yield name, person, vectors, cells
 
 

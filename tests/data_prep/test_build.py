@@ -156,6 +156,14 @@ def test_sound_lies_at_its_time(samples: dict[str, dict[str, bytes]]) -> None:
         np.testing.assert_allclose(onsets(heard) + about["start"], expected, atol=2e-3)
 
 
+def test_the_picture_s_aspect_is_told(samples: dict[str, dict[str, bytes]]) -> None:
+    """Where nobody decodes it, and where no picture is written: landmarks are fractions of it."""
+    told = {
+        name: meta(samples[f"{name}-000000000"])["views"]["main"].get("aspect") for name in ("wide", "turned", "mix")
+    }
+    assert told == {"wide": pytest.approx(16 / 9, abs=1e-5), "turned": pytest.approx(3 / 4, abs=1e-5), "mix": None}
+
+
 def test_pictures_keep_their_aspect_and_stand_upright(samples: dict[str, dict[str, bytes]]) -> None:
     streams = meta(samples["wide-000000000"])["views"]["main"]["streams"]
     assert (streams["video"]["width"], streams["video"]["height"]) == (86, 48)

@@ -75,6 +75,7 @@ def test_a_region_is_a_view_in_the_sources_resolution_with_the_same_people(sampl
     about, streams = meta["views"]["wide_ann"], meta["views"]["wide_ann"]["streams"]
     assert about["region"] == {"view": "wide", "name": "Ann", "box": pytest.approx(SEAT, abs=1e-5)}
     assert about["source"] == "room.mp4"
+    assert about["aspect"] == pytest.approx(312 / 256, rel=0.01)
     assert about["participants"] == ["a1"]
     assert set(streams) == {"video", "face", "pose", "regions"}
     assert (streams["video"]["width"], streams["video"]["height"]) == (312, 256)

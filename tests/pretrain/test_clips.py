@@ -11,9 +11,13 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from data_prep.shards import encode_npz, read_index, read_sample
 from pretrain.clips import read_clip
+from pretrain.config import ModelConfig
+from pretrain.tokens import tokenize
+from tests.pretrain.clips_for_tests import person_rows
 
 MODALITIES = ("video", "audio", "face", "pose")
 
@@ -83,6 +87,33 @@ def test_a_newer_schema_is_refused() -> None:
     meta = json.loads(sample()["meta.json"]) | {"schema": 2}
     with pytest.raises(ValueError, match="newer"):
         read_clip({"meta.json": json.dumps(meta).encode()}, MODALITIES)
+
+
+def test_landmarks_are_the_same_whether_the_picture_is_decoded_or_not() -> None:
+    """They are fractions of it: a wide picture that nobody decodes is wide all the same."""
+    members = sample(**{"cam_video.mp4": mp4(np.zeros((16, 32, 64, 3), np.uint8), 8)})
+    for name, rows in zip(("face", "pose"), person_rows(np.random.default_rng(0), 2, 16, 8), strict=True):
+        members[f"cam.{name}.npz"] = encode_npz(rows)
+    meta = json.loads(members["meta.json"])
+    meta["views"]["cam"]["streams"]["video"] |= {"width": 64, "height": 32}
+    members["meta.json"] = json.dumps(meta).encode()
+    model = ModelConfig(image_height=64, image_width=64)
+    seen, unseen = (
+        tokenize(read_clip(members, read), 0, model, ("face", "pose")) for read in (MODALITIES, ("face", "pose"))
+    )
+    for name in ("face", "pose"):
+        torch.testing.assert_close(unseen[name].values, seen[name].values, rtol=0, atol=0)
+
+
+def test_shards_without_an_aspect_are_as_wide_as_their_video() -> None:
+    about = {"schema": 1, "key": "a", "recording": "a", "start": 0.0, "end": 1.0, "people": []}
+    for view, expected in (
+        ({"streams": {"video": {"start": 0.0, "rate": 8.0, "width": 320, "height": 256}}}, 1.25),
+        ({"streams": {"face": {"start": 0.0, "rate": 8.0}}, "aspect": 1.5}, 1.5),
+        ({"streams": {"face": {"start": 0.0, "rate": 8.0}}}, 1.0),
+    ):
+        clip = read_clip({"meta.json": json.dumps(about | {"views": {"cam": view}}).encode()}, ("face",))
+        assert clip.views["cam"].shape == expected
 
 
 def test_real_shards_hold_what_their_meta_says(shards: Path) -> None:

@@ -199,6 +199,17 @@ def test_streams_do_not_tell_the_seat(encoder):
     assert (other - base).abs().max() > 1e-2
 
 
+def test_landmarks_alone_can_be_fractions_of_a_wide_picture(encoder):
+    clip = make_clip()
+    clip.views["cam0"].aspect = 2.0
+    given = {name: [getattr(clip.views["cam0"], name)] for name in ("face", "pose")}
+    with torch.no_grad():
+        expected = encoder.encode_clips([clip], ["face", "pose"]).tokens
+        wide, square = (encoder.encode(**given, aspect=aspect).tokens[0] for aspect in (2.0, None))
+    torch.testing.assert_close(wide, expected)
+    assert (square - expected).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_token_reads_as_far_as_the_receptive_field_and_no_farther(causal):
     """Two layers of one chunk each: what changes in one chunk of 2 s changes two chunks on either side, or after it."""
