@@ -71,7 +71,7 @@ def _draw_video(panel: Any, part: Reconstruction, name: str) -> None:
 
 
 def _draw_points(panel: Any, part: Reconstruction, name: str) -> None:
-    """A face or a pose at some instants, as it stands relative to its person's recent place."""
+    """A face as its head sees it, or a pose relative to its person's recent place, at some instants."""
     axes = panel.subplots(3, INSTANTS)
     there = np.flatnonzero(~np.isnan(part.original[:, 0]))
     series = [cells[:, : 3 * POINTS[name]].reshape(len(cells), -1, 3) for cells in (part.original, part.rebuilt)]
