@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from configs import plain
 from pretrain.config import ModelConfig, StreamConfig
 from pretrain.encoder import Encoder
 from tests.finetune.scenes_for_tests import write_scenes
@@ -37,6 +39,15 @@ def split_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pretrain",
     ]
     return write_scenes(tmp_path_factory.mktemp("split_shards") / "shards", 12, 4, splits)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe for ``pretrain run`` whose steps take milliseconds."""
+    data = {"splits": ["pretrain"], "workers": 0, "cache": True, "statistics_clips": 4}
+    file = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    file.write_text(yaml.safe_dump({"batch": 2, "data": data, "model": plain(tiny_model())}))
+    return file
 
 
 def tiny_config(**changes) -> ModelConfig:

@@ -8,20 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from benchmarks import extend
-from configs import plain
-from tests.pretrain.clips_for_tests import tiny_model
-
-
-@pytest.fixture(scope="module")
-def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe for ``pretrain run`` whose steps take milliseconds."""
-    data = {"splits": ["pretrain"], "workers": 0, "cache": True, "statistics_clips": 4}
-    file = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    file.write_text(yaml.safe_dump({"batch": 2, "data": data, "model": plain(tiny_model())}))
-    return file
 
 
 def test_the_step_that_reached_a_level() -> None:
