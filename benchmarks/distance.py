@@ -413,7 +413,8 @@ def draw_picture(path: Path, table: dict[str, Any]) -> None:
         at = distances * 1.03**number  # side by side where they would cover one another
         axes.errorbar(at, means, ends, marker="o", markersize=4, capsize=2, label=name)
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1)
-    axes.set_xscale("log")
+    axes.set_xscale("symlog", linthresh=2)  # 0 s is one event alone
+    axes.set_xlim(-0.3, 1.2 * distances.max())
     axes.set_xticks(distances, [f"{d:g}" for d in distances])
     axes.minorticks_off()
     axes.set(ylim=(0.4, 1.02), xlabel="seconds between the events", ylabel="accuracy (dotted: chance)")
