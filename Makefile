@@ -16,7 +16,7 @@ export PYTHONWARNINGS := ignore
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo    the whole chain on a small sample, into ./demo (about 14 minutes on 2 cores, installation included)'
+	@echo 'make demo    the whole chain on a small sample, into ./demo (11 to 18 minutes on 2 cores, installation included)'
 	@echo 'make test    the full test suite'
 	@echo 'make lint    ruff and pyrefly'
 	@echo 'make format  ruff, changing files'
