@@ -42,12 +42,12 @@ class Probe:
     duration: float
     video: bool
     audio: bool
+    aspect: float | None
+    """width of the picture by its height, as it is shown; None where there is none"""
     pixel_aspect: Fraction = Fraction(1)
     """width of a pixel by its height"""
     rotation: int = 0
     """degrees, a multiple of 90, by which the picture has to be turned counter-clockwise to stand upright"""
-    shape: float = 0.0
-    """width of the picture by its height, as it is shown; 0 where there is none"""
     missing: float = 0.0
     """seconds that the header announces and the file does not hold: a copy that was cut short"""
     strays: int = 0
@@ -149,7 +149,9 @@ def probe(path: Path, alive: Callable[[], object] = lambda: None) -> Probe:
     with _open(path) as container:
         streams = [stream for stream in _streams(container) if stream.type in first]
         announced = _announced(container, streams)
-        aspect = next((s.sample_aspect_ratio for s in streams if isinstance(s, av.VideoStream)), None) or Fraction(1)
+        pixel_aspect = next(
+            (s.sample_aspect_ratio for s in streams if isinstance(s, av.VideoStream)), None
+        ) or Fraction(1)
         place = 0
         try:
             for packet in container.demux(streams):
@@ -162,20 +164,20 @@ def probe(path: Path, alive: Callable[[], object] = lambda: None) -> Probe:
             pass  # the part before the fault counts; reading it will report the fault
     duration = float(clock.end - zero)
     missing = announced - duration
-    picture, rotation, shape = first.get("video"), 0, 0.0
+    picture, rotation, shown = first.get("video"), 0, None
     if isinstance(picture, av.VideoFrame):
         rotation = round(picture.rotation / 90) * 90 % 360
-        shape = float(picture.width * aspect / picture.height)
-        shape = 1 / shape if rotation % 180 else shape
+        shown = float(picture.width * pixel_aspect / picture.height)
+        shown = 1 / shown if rotation % 180 else shown
     return Probe(
         sha256=_sha256(path, alive),
         zero=zero,
         duration=duration,
         video="video" in first,
         audio="audio" in first,
-        pixel_aspect=aspect,
+        aspect=shown,
+        pixel_aspect=pixel_aspect,
         rotation=rotation,
-        shape=shape,
         missing=missing if missing > 1 else 0.0,
         strays=clock.strays,
         stray=float(clock.stray - zero),

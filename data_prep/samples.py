@@ -217,7 +217,7 @@ class Samples:
             "confidence": file.confidence,
             "participants": [participant.id for participant in planned.view.participants],
             "landmarks": source if measured else None,
-            **({"aspect": round(file.probed.shape, 6)} if file.probed.shape else {}),
+            **({"aspect": round(file.probed.aspect, 6)} if file.probed.aspect else {}),
             **about,
         }
 

@@ -89,7 +89,7 @@ def _people(view: View, name: str, person: int, seconds: float) -> list[np.ndarr
         return []
     stream: StreamConfig = default_streams()[name]
     found = []
-    for who, vectors, cells in person_cells(name, rows, stream.cell_seconds, view.shape):
+    for who, vectors, cells in person_cells(name, rows, stream.cell_seconds, view.picture_aspect):
         if person in (SCENE, who):
             kept = vectors[:, FACE_KEPT if name == "face" else POSE_KEPT]
             when = (np.arange(TIMES) + 0.5) * seconds / TIMES / stream.cell_seconds - 0.5

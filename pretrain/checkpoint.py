@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step-00000100/deepspeed/...          what DeepSpeed resumes from (a part a process)
                                   weights.safetensors    all weights in float32, names as in MaskedAutoencoder
-                                  config.json            the run's config; step, position in the stream
+                                  config.json            schema of its streams; the run's config; step, position in the stream
 
 A checkpoint is whole once it bears its name: before that it is ``.writing``, and a folder to be removed becomes ``.old``.
 """
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from configs import UserError, plain
 from pretrain.config import RunConfig
 from pretrain.processes import Processes
+from pretrain.schema import SCHEMA, check_schema
 
 KEPT = 2
 TAG = "deepspeed"
@@ -64,7 +65,8 @@ def save(engine: Any, config: RunConfig, processes: Processes, state: dict[str, 
     processes.wait()
     if processes.first:
         save_file(consolidated(engine.module), aside / "weights.safetensors")
-        (aside / "config.json").write_text(json.dumps({"state": state, "config": plain(config)}, indent=1))
+        about = {"schema": SCHEMA, "state": state, "config": plain(config)}
+        (aside / "config.json").write_text(json.dumps(about, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
         shutil.rmtree(run / ".old", ignore_errors=True)  # where a process was killed in the line below
@@ -74,9 +76,16 @@ def save(engine: Any, config: RunConfig, processes: Processes, state: dict[str, 
     return folder
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """A checkpoint's "state" and "config". Raises UserError where its model would misread streams as they are told now."""
+    saved = json.loads((folder / "config.json").read_text())
+    check_schema(saved.get("schema", 1), saved["config"]["model"], folder / "config.json")  # the first ones named none
+    return saved
+
+
 def load(engine: Any, config: RunConfig, folder: Path) -> dict[str, Any]:
     """Restores weights, optimizer and schedule; returns the state that was saved. Raises UserError where they do not fit."""
-    saved = json.loads((folder / "config.json").read_text())
+    saved = read(folder)
     ours = json.loads(json.dumps(plain(config)))
     for name in FIXED:
         if saved["config"][name] != ours[name]:

@@ -41,8 +41,8 @@ class View:
     aspect: float | None = None
 
     @property
-    def shape(self) -> float:
-        """Width / height of the picture: as ``aspect`` says, else of the frames, else 1."""
+    def picture_aspect(self) -> float:
+        """Width / height of the picture: ``aspect``, else that of the frames, else 1."""
         if self.aspect is None and self.frames is not None:
             return self.frames.shape[2] / self.frames.shape[1]
         return self.aspect or 1.0

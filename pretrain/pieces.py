@@ -55,7 +55,7 @@ class Pieces:
             )
         self.end = piece.end - self.clip.start
         for name, view in piece.views.items():
-            mine = self.clip.views.setdefault(name, View(aspect=view.shape))
+            mine = self.clip.views.setdefault(name, View(aspect=view.picture_aspect))
             counted = self._counted.setdefault(name, _Counted())
             place = f"{piece.key}, view {name}"
             if view.frames is not None:

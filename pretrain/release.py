@@ -27,10 +27,10 @@ from configs import UserError
 from pretrain import checkpoint
 from pretrain.config import ModelConfig, ReleaseConfig, StreamConfig
 from pretrain.encoder import Encoder
+from pretrain.schema import SCHEMA, check_schema
 from pretrain.tracking import read_metrics
 from pretrain.weights import is_videomae, load_videomae
 
-SCHEMA = 2  # 1 told the points of a face otherwise (pretrain/stream_vectors.py)
 WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.json", "MODEL_CARD.md", "SHA256SUMS"
 PREPARED = ("clip_seconds", "fps", "short_side", "crf", "streams", "landmarks", "landmark_rate")  # no paths, no names
 PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
@@ -44,7 +44,7 @@ def release(config: ReleaseConfig) -> None:
         raise UserError(f"{config.run}: no checkpoint there; `kinesic pretrain run --out {config.run} ...` writes them")
     if config.out.exists():
         raise UserError(f"{config.out}: exists; a release is never changed, take another name")
-    saved = json.loads((newest / "config.json").read_text())
+    saved = checkpoint.read(newest)
     data = json.loads((config.run / "data.json").read_text())
     about = {
         "format": "kinesic release",
@@ -117,13 +117,7 @@ def load_encoder(path: Path | str) -> Encoder:
         raise UserError(f"{folder}: neither a release (no {SUMS}) nor a Hugging Face VideoMAE folder")
     check_sums(folder)
     about = json.loads((folder / CONFIG).read_text())
-    if not isinstance(about.get("schema"), int) or about["schema"] > SCHEMA:
-        raise UserError(f"{folder / CONFIG}: schema {about.get('schema')} is newer than {SCHEMA}: update kinesic")
-    if about["schema"] < SCHEMA and "face" in about.get("model", {}).get("streams", {}):
-        raise UserError(
-            f"{folder / CONFIG}: its encoder learnt faces as schema {about['schema']} told them; it would misread those of schema "
-            f"{SCHEMA}: pretrain anew"
-        )
+    check_schema(about.get("schema"), about.get("model", {}), folder / CONFIG)
     try:
         encoder = Encoder(model_config(about["model"]))
         encoder.load_state_dict(load_file(folder / WEIGHTS))

@@ -3,7 +3,7 @@
 Poses, hands and the shift of a head are described relative to their own mean place and size over the PLACE_SECONDS before:
 movement stays, the seat in the picture does not. Nothing later is used, so that a stream can be read as it comes. (Where people
 sit relative to each other is not told to the model.) A face's points are told as the head sees them, apart from how it turns and
-moves: else they are nearly all head, and a mouth is a thousandth of their variance, which no model finds (docs/benchmarks.md).
+moves: else they are nearly all head, and a mouth is half a hundredth of their variance, which no model found (docs/decisions.md).
 """
 
 from __future__ import annotations

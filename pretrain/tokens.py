@@ -144,7 +144,9 @@ def _streams_of_view(clip: Clip, view_name: str, config: ModelConfig, modalities
                 yield "audio", person, vectors[whose == person], cells[whose == person]
     for name, rows in view.detections().items():
         if name in modalities and name in config.streams:
-            for person, vectors, cells in person_cells(name, rows, config.streams[name].cell_seconds, view.shape):
+            for person, vectors, cells in person_cells(
+                name, rows, config.streams[name].cell_seconds, view.picture_aspect
+            ):
                 yield name, person, vectors, cells
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from configs import UserError
-from pretrain.checkpoint import newest
+from pretrain.checkpoint import newest, read
 from pretrain.config import MaskConfig
 from pretrain.objective import MaskedAutoencoder
 from pretrain.release import model_config
@@ -19,7 +18,7 @@ def load_autoencoder(run: Path) -> MaskedAutoencoder:
     found = newest(run)
     if found is None:
         raise UserError(f"{run}: no checkpoint there; it is no folder of a kinesic pretrain run")
-    settings = json.loads((found / "config.json").read_text())["config"]
+    settings = read(found)["config"]
     if settings["mask"]["target"] == "teacher":
         raise UserError(f"{run}: its decoder rebuilds a teacher's features, which are not kept with it")
     model = MaskedAutoencoder(model_config(settings["model"]), MaskConfig(**settings["mask"]))

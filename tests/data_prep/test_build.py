@@ -156,8 +156,8 @@ def test_sound_lies_at_its_time(samples: dict[str, dict[str, bytes]]) -> None:
         np.testing.assert_allclose(onsets(heard) + about["start"], expected, atol=2e-3)
 
 
-def test_the_picture_s_aspect_is_told(samples: dict[str, dict[str, bytes]]) -> None:
-    """Where nobody decodes it, and where no picture is written: landmarks are fractions of it."""
+def test_the_aspect_of_a_picture_is_told(samples: dict[str, dict[str, bytes]]) -> None:
+    """Landmarks are fractions of it, whether anybody decodes it or not."""
     told = {
         name: meta(samples[f"{name}-000000000"])["views"]["main"].get("aspect") for name in ("wide", "turned", "mix")
     }

@@ -11,6 +11,7 @@ from configs import plain, write_run_record
 from pretrain.config import DataConfig, ReleaseConfig, RunConfig
 from pretrain.encoder import Encoder
 from pretrain.release import release
+from pretrain.schema import SCHEMA
 
 PREPROCESSING = {
     "clip_seconds": 2.0,
@@ -30,7 +31,9 @@ def release_of(encoder: Encoder, run: Path, out: Path) -> Path:
     checkpoint.mkdir(parents=True)
     weights = {f"encoder.{name}": value.contiguous() for name, value in encoder.state_dict().items()}
     save_file(weights, checkpoint / "weights.safetensors")
-    (checkpoint / "config.json").write_text(json.dumps({"state": {"step": 1}, "config": plain(config)}))
+    (checkpoint / "config.json").write_text(
+        json.dumps({"schema": SCHEMA, "state": {"step": 1}, "config": plain(config)})
+    )
     summary = {"recordings": 1, "clips": 1, "hours": 0.01, "people": 2, "streams": {"video": 1, "pose": 1}}
     (run / "data.json").write_text(json.dumps({"summary": summary, "preprocessing": PREPROCESSING}))
     names = [f"loss_{name}" for name in encoder.modalities]

@@ -1,4 +1,4 @@
-"""The ablation over streams and kinds of masking, scaled down: a row for each, intervals, and nothing trained twice."""
+"""The ablation over streams and kinds of masking, scaled down: a row for each, and nothing trained twice."""
 
 from __future__ import annotations
 

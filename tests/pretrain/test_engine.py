@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import signal
@@ -255,6 +256,16 @@ def test_another_model_cannot_go_on(one_process: Path, parse: Parse, tmp_path: P
     out = unfinished(one_process, tmp_path)
     with pytest.raises(UserError, match=r"this run has model\.layers 2, you ask for 3"):
         run(parse(out, "--model.layers", "3"))
+
+
+def test_a_run_that_learnt_faces_told_otherwise_cannot_go_on(one_process: Path, parse: Parse, tmp_path: Path) -> None:
+    out = unfinished(one_process, tmp_path)
+    newest = checkpoint.newest(out)
+    assert newest is not None
+    about = json.loads((newest / "config.json").read_text())
+    (newest / "config.json").write_text(json.dumps(about | {"schema": 1}))
+    with pytest.raises(UserError, match="learnt faces as schema 1 told them"):
+        run(parse(out))
 
 
 class Evil:

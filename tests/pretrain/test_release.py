@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from configs import UserError, plain
 from pretrain.checkpoint import consolidated
 from pretrain.config import DataConfig, ReleaseConfig, RunConfig
 from pretrain.objective import MaskedAutoencoder
-from pretrain.release import SCHEMA, load_encoder, release
+from pretrain.release import load_encoder, release
+from pretrain.schema import SCHEMA
 
 FILES = {"model.safetensors", "config.json", "MODEL_CARD.md", "SHA256SUMS"}
 
@@ -34,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MaskedAutoencod
     written = folder / "checkpoints" / "step-00000040"
     written.mkdir(parents=True)
     save_file(consolidated(model), written / "weights.safetensors")
-    (written / "config.json").write_text(json.dumps({"state": {"step": 40}, "config": plain(config)}))
+    (written / "config.json").write_text(json.dumps({"schema": SCHEMA, "state": {"step": 40}, "config": plain(config)}))
     summary = {"clips": 24, "recordings": 6, "hours": 0.0267, "people": 5, "streams": {"video": 24, "audio": 20}}
     prepared = {"manifest": "/data/secret_hospital/list.csv", "clip_seconds": 4.0, "streams": ["video", "audio"]}
     (folder / "data.json").write_text(json.dumps({"summary": summary, "preprocessing": prepared}))
@@ -140,6 +142,21 @@ def test_a_future_schema_is_refused(released: Path) -> None:
     sign(released)
     with pytest.raises(UserError, match=f"schema {SCHEMA + 1} is newer than {SCHEMA}: update kinesic"):
         load_encoder(released)
+
+
+def test_a_run_that_learnt_faces_told_otherwise_is_not_released(
+    run: tuple[Path, MaskedAutoencoder], tmp_path: Path
+) -> None:
+    """Its release would bear today's schema. The first checkpoints named none."""
+    older = tmp_path / "older"
+    shutil.copytree(run[0], older)
+    file = older / "checkpoints" / "step-00000040" / "config.json"
+    file.write_text(
+        json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != "schema"})
+    )
+    with pytest.raises(UserError, match="learnt faces as schema 1 told them"):
+        release(ReleaseConfig(older, tmp_path / "release"))
+    assert not (tmp_path / "release").exists()
 
 
 def test_an_encoder_that_learnt_faces_told_otherwise_is_refused(released: Path) -> None:

@@ -91,6 +91,7 @@ def pieces_of(clip, cuts):
                 face=rows_between(view.face, start, end),
                 pose=rows_between(view.pose, start, end),
                 hands=rows_between(view.hands, start, end),
+                aspect=view.aspect,
             )
         yield Clip(
             f"{clip.key}{number}",
@@ -129,6 +130,7 @@ def test_pieces_give_what_the_whole_gives(changes):
     encoder = open_encoder(**changes)
     clip = with_own_streams(with_hands(talking_clip(seconds=23.0, views=2)))
     clip.views["cam1"].face = None
+    clip.views["cam0"].aspect = 1.5
     with torch.no_grad():
         expected = in_one_order([encoder.encode_clips([clip])])
     for cuts in ([], [0.31, 0.9, 7.77, 8.0, 8.01, 20.2], list(np.arange(1.0, 23.0))):

@@ -1,0 +1,26 @@
+"""Which numbers a model was taught: raised whenever a stream is told to it otherwise than before (stream_vectors.py).
+
+1   a face's points relative to its recent place
+2   a face's points as its head sees them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs import UserError
+
+SCHEMA = 2
+
+
+def check_schema(schema: Any, model: Mapping[str, Any], file: Path) -> None:
+    """Raises UserError where a model (its settings, out of ``file``) would misread the streams as they are told now."""
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise UserError(f"{file}: schema {schema} is newer than {SCHEMA}: update kinesic")
+    if schema < SCHEMA and "face" in model.get("streams", {}):
+        raise UserError(
+            f"{file}: its encoder learnt faces as schema {schema} told them; it would misread those of schema {SCHEMA}: "
+            "pretrain anew"
+        )
