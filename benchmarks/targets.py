@@ -48,7 +48,7 @@ from pretrain.tracking import read_metrics
 
 PIXELS, JOINT = "pixels", "joint attention"
 WARM, TIMED = 2, 16  # steps of each variant before it is timed, and while it is
-WIDE = 0.1  # rate of the gates, ten times the default: they are really open at the end
+WIDE = 0.1  # rate of the gates, twice that of the recipe `demo`
 READINGS = ("video alone", "all streams")
 TOKENS, EVERYTHING = "tokens alone", "everything"
 RAW = "raw streams"
