@@ -26,7 +26,7 @@ from finetune import baselines
 from finetune.config import RunConfig
 from finetune.data import open_encoder
 from finetune.evaluation import Predictions, evaluate, probe, summary
-from finetune.features import as_matrix, cached, encoding, map_clips
+from finetune.features import Features, as_features, cached, encoding, map_clips, of_one
 from finetune.labels import read_labels
 from finetune.problem import Problem, labelled
 from finetune.splits import given_split
@@ -96,7 +96,7 @@ def problem_of(config: RunConfig) -> Problem:
         streams=STREAMS,
         targets=task.targets(examples["value"].to_numpy()),
         groups=np.unique(examples["recording"], return_inverse=True)[1],
-        matrix=np.zeros((len(examples), 1), np.float32),
+        features=of_one(np.zeros((len(examples), 1), np.float32)),
     )
 
 
@@ -120,24 +120,24 @@ def features(release: Path, kind: str, seed: int, config: RunConfig) -> dict[str
     return cached(folder_of(config.out / "features", kind, seed).with_suffix(".npz"), compute)
 
 
-def matrices(tables: dict[tuple[str, int], dict[str, np.ndarray]], seeds: int) -> dict[str, list[np.ndarray]]:
-    """Row of the table -> features [clip, feature] of each seed."""
-    rows = {"raw streams": [tables["untrained", 0]["raw"]] * seeds}
+def matrices(tables: dict[tuple[str, int], dict[str, np.ndarray]], seeds: int) -> dict[str, list[Features]]:
+    """Row of the table -> features of the clips, of each seed."""
+    rows = {"raw streams": [baselines.raw_streams(tables["untrained", 0]["raw"])] * seeds}
     for kind in ("untrained", *KINDS):
         for name in READ:
             of_kind = [tables[kind, seed] for seed in range(seeds)]
-            rows[f"{kind}: {name}"] = [as_matrix(t[f"{name} values"], t[f"{name} present"]) for t in of_kind]
+            rows[f"{kind}: {name}"] = [as_features(t[f"{name} values"], t[f"{name} present"]) for t in of_kind]
     return rows
 
 
-def predictions(problem: Problem, by_seed: list[np.ndarray]) -> dict[str, Predictions]:
+def predictions(problem: Problem, by_seed: list[Features]) -> dict[str, Predictions]:
     """Of linear probes: seed by seed on 80 % of the training recordings."""
     given = given_split(problem.examples, None)
     assert given is not None
     rows = problem.examples["row"].to_numpy()
     found = []
-    for seed, matrix in enumerate(by_seed):
-        found.append(evaluate([[subset(problem, given, seed)]], probe(problem, matrix[rows])))
+    for seed, features in enumerate(by_seed):
+        found.append(evaluate([[subset(problem, given, seed)]], probe(problem, features[rows])))
     return stacked(found)
 
 

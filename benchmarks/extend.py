@@ -30,7 +30,7 @@ from benchmarks import runs
 from benchmarks.shortcut import difference, of_examples, probed, read_problem
 from finetune.config import RunConfig as FinetuneConfig
 from finetune.evaluation import summary
-from finetune.features import as_matrix, encoding, map_clips
+from finetune.features import as_features, encoding, map_clips
 from finetune.problem import Problem, persons
 from finetune.splits import Split
 from pretrain import checkpoint
@@ -128,19 +128,19 @@ def at_step_0(config: RunConfig, trunk: Encoder, problem: Problem, given: Split)
         title="step 0",
     )
     table = of_examples(table, problem.examples)
-    video = {name: as_matrix(table[f"{name} values"][:, :1], table[f"{name} present"][:, :1]) for name in read}
-    results = probed(problem, given, {f"step 0, {name}": [matrix] for name, matrix in video.items()})
-    of_trunk = results["step 0, trunk"]
+    video = {name: as_features(table[f"{name} values"][:, :1], table[f"{name} present"][:, :1]) for name in read}
+    results = probed(problem, given, {f"step 0, {name}": [features] for name, features in video.items()})
+    of_trunk, reference = results["step 0, trunk"], video["trunk"].values
     return {
         name: {
-            "difference": float(np.abs(matrix - video["trunk"]).max() / np.abs(video["trunk"]).max()),
+            "difference": float(np.abs(features.values - reference).max() / np.abs(reference).max()),
             "same predictions": all(
                 np.array_equal(of_trunk[test].values.argmax(2), predictions.values.argmax(2))
                 for test, predictions in results[f"step 0, {name}"].items()
             ),
             "accuracy": {test: row["accuracy"] for test, row in summary(problem, results[f"step 0, {name}"]).items()},
         }
-        for name, matrix in video.items()
+        for name, features in video.items()
     }
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import configs
 from benchmarks.shortcut import of_examples, untrained
 from finetune import baselines
-from finetune.features import as_matrix, cached, data_digest, digest_of, encoding, map_clips, weights_digest
+from finetune.features import Features, as_features, cached, data_digest, digest_of, encoding, map_clips, weights_digest
 from finetune.problem import Problem, persons
 from pretrain.__main__ import COMMANDS
 from pretrain.config import ReleaseConfig, RunConfig
@@ -119,11 +119,11 @@ def references(problem: Problem, folder: Path, seed: int, batch: int = 16) -> di
     return of_examples(cached(folder.parent / f"untrained-{digest_of(*parts)}.npz", compute), problem.examples)
 
 
-def both_readings(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:
+def both_readings(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, list[Features]]:
     """What a probe reads, from ``features`` of one or more encoders: of video alone, and of all streams."""
     prefixes = {"video alone": "alone ", "all streams": ""}
     return {
-        name: [as_matrix(table[f"{prefix}values"], table[f"{prefix}present"]) for table in tables]
+        name: [as_features(table[f"{prefix}values"], table[f"{prefix}present"]) for table in tables]
         for name, prefix in prefixes.items()
     }
 

@@ -33,7 +33,7 @@ from finetune import baselines, methods, training
 from finetune.config import RunConfig, TrainingConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
 from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
-from finetune.features import as_matrix, encoding, map_clips
+from finetune.features import Features, as_features, encoding, map_clips, of_one
 from finetune.labels import read_labels
 from finetune.problem import Problem, labelled, persons
 from finetune.report import Table
@@ -93,7 +93,7 @@ def measure(config: RunConfig, adapter_clips: int) -> tuple[Problem, dict[str, d
     encoder = open_encoder(config.encoder, config.device).requires_grad_(False)
     problem, given = read_problem(config, encoder)
     table = describe(problem.shards, problem.index, problem.examples, config)
-    problem.matrix = as_matrix(table["alone values"], table["alone present"])
+    problem.features = as_features(table["alone values"], table["alone present"])
     results = probed(problem, given, matrices(table, chosen_streams(encoder, None)))
     split = fewer(problem, subset(problem, given, 0), adapter_clips)
     results["adapter, video alone"] = evaluate([[split]], adapter(encoder, problem, config))
@@ -123,15 +123,13 @@ def read_problem(config: RunConfig, encoder: Encoder, clips: int | None = None) 
         streams=("video",),
         targets=task.targets(examples["value"].to_numpy()),
         groups=np.unique(examples["recording"], return_inverse=True)[1],
-        matrix=np.empty((len(examples), 0), np.float32),
+        features=of_one(np.empty((len(examples), 0), np.float32)),
     )
     return problem, given
 
 
-def probed(
-    problem: Problem, given: Split, rows: Mapping[str, Sequence[np.ndarray]]
-) -> dict[str, dict[str, Predictions]]:
-    """Predictions of a linear probe on every row's features [example, feature], one for each seed where the seeds differ."""
+def probed(problem: Problem, given: Split, rows: Mapping[str, Sequence[Features]]) -> dict[str, dict[str, Predictions]]:
+    """Predictions of a linear probe on every row's features, one for each seed where the seeds differ."""
     results = {}
     for name, by_seed in rows.items():
         print(f"probe: {name}")
@@ -219,22 +217,22 @@ def fewer(problem: Problem, split: Split, clips: int) -> Split:
     return replace(split, train=split.train[np.isin(problem.groups[split.train], kept)])
 
 
-def matrices(table: dict[str, np.ndarray], streams: tuple[str, ...]) -> dict[str, list[np.ndarray]]:
-    """Row -> features [example, feature], one for each seed where the seeds differ."""
+def matrices(table: dict[str, np.ndarray], streams: tuple[str, ...]) -> dict[str, list[Features]]:
+    """Row -> features of the examples, one for each seed where the seeds differ."""
     video = [streams.index("video")]
 
-    def encoded(prefix: str, columns: list[int]) -> np.ndarray:
-        return as_matrix(table[f"{prefix} values"][:, columns], table[f"{prefix} present"][:, columns])
+    def encoded(prefix: str, columns: list[int]) -> Features:
+        return as_features(table[f"{prefix} values"][:, columns], table[f"{prefix} present"][:, columns])
 
     everything = list(range(len(streams)))
     fresh = [f"untrained {seed}" for seed in range(SEEDS)]
     return {
-        "majority": [np.zeros((len(table["raw"]), 1), np.float32)],
-        "whole-clip mean picture": [table["picture"]],
-        "motion only": [table["motion"]],
+        "majority": [of_one(np.zeros((len(table["raw"]), 1), np.float32))],
+        "whole-clip mean picture": [of_one(table["picture"])],
+        "motion only": [of_one(table["motion"])],
         "untrained, video alone": [encoded(name, video) for name in fresh],
         "pretrained, video alone": [encoded("alone", [0])],
-        "raw streams": [table["raw"]],
+        "raw streams": [baselines.raw_streams(table["raw"])],
         "untrained, all streams": [encoded(name, everything) for name in fresh],
         "pretrained, all streams": [encoded("pretrained", everything)],
     }

@@ -33,6 +33,7 @@ from einops import rearrange
 from benchmarks import runs
 from benchmarks.joint import joint_attention
 from benchmarks.shortcut import SEEDS, difference, draw, probed, read_problem
+from finetune import baselines
 from finetune.config import RunConfig as FinetuneConfig
 from finetune.evaluation import Predictions, summary
 from finetune.problem import Problem
@@ -264,17 +265,17 @@ def measure(
 ) -> dict[str, Any]:
     """ "rows": summary of the probe by row and test, with "gap" and "rank", one a seed; "differences" of rows, paired."""
     chosen = tokens_alone if half == TOKENS else dict
-    rows = {RAW: [beside[0]["raw"]]}
+    rows = {RAW: [baselines.raw_streams(beside[0]["raw"])]}
     for name, some in {"untrained": beside, **tables}.items():
         of_name = runs.both_readings([chosen(table) for table in some])
-        rows |= {f"{name}, {reading}": matrices for reading, matrices in of_name.items()}
+        rows |= {f"{name}, {reading}": found for reading, found in of_name.items()}
     results = probed(problem, given, rows)
     found: dict[str, dict[str, Any]] = {}
     for name, row in results.items():
         found[name] = dict(summary(problem, row))
         test, reversed_ = (np.array(found[name][test]["accuracy"]["seeds"]) for test in TESTS)
         found[name]["gap"] = (test - reversed_).tolist()
-        found[name]["rank"] = [effective_rank(matrix) for matrix in rows[name]]
+        found[name]["rank"] = [effective_rank(features.values) for features in rows[name]]
     return {"rows": found, "differences": differences(problem, results, list(tables))}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from finetune.features import Features
 from finetune.labels import SCENE
 from pretrain.clips import Clip, View
 from pretrain.config import StreamConfig, default_streams
@@ -80,6 +81,12 @@ def _raw_streams(clip: Clip, person: int) -> np.ndarray:
     mels = 2 * default_streams()["audio"].features
     parts += [np.mean(sound, 0) if sound else np.zeros(mels), np.array([len(sound) > 0])]
     return np.concatenate(parts).astype(np.float32)
+
+
+def raw_streams(raw: np.ndarray) -> Features:
+    """ "raw" of ``describe`` [row, feature], with the stream of each column: pose, face, sound."""
+    sizes = [2 * (TIMES + 2) * RAW_SIZE[name] + 1 for name in ("pose", "face")]
+    return Features(raw, np.repeat(np.arange(3), [*sizes, raw.shape[1] - sum(sizes)]))
 
 
 def _people(view: View, name: str, person: int, seconds: float) -> list[np.ndarray]:

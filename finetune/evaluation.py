@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.features import Features
 from finetune.methods import linear
 from finetune.problem import Problem
 from finetune.splits import Split
@@ -53,13 +54,13 @@ def evaluate(splits: Sequence[Sequence[Split]], fit_predict: FitPredict) -> dict
     }
 
 
-def probe(problem: Problem, matrix: np.ndarray) -> FitPredict:
-    """The linear method on features [example, feature]."""
+def probe(problem: Problem, features: Features) -> FitPredict:
+    """The linear method on features of the examples."""
 
     def fit_predict(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
         train = split.train
-        head = linear.fit(matrix[train], problem.targets[train], problem.groups[train], problem.task, seed)
-        return head.predict(matrix[asked], problem.task)
+        head = linear.fit(features[train], problem.targets[train], problem.groups[train], problem.task, seed)
+        return head.predict(features.values[asked], problem.task)
 
     return fit_predict
 

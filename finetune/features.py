@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +66,37 @@ def _track_means(tokens: Tensor, encoded: Encoded) -> Tensor:
     return (sums / count)[track]
 
 
-def as_matrix(values: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """values [row, modality, dim], present [row, modality] -> [row, modality * dim + modality], what a head reads."""
-    return np.concatenate([values.reshape(len(values), -1), present.astype(values.dtype)], axis=1)
+@dataclass(frozen=True)
+class Features:
+    """What a head reads: values float32 [example, feature], and of which stream each column tells, int [feature]."""
+
+    values: np.ndarray
+    stream: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> Features:
+        return Features(self.values[rows], self.stream)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def of_one(values: np.ndarray) -> Features:
+    """values [example, feature], all of one stream."""
+    return Features(values, np.zeros(values.shape[1], np.int64))
+
+
+def as_features(values: np.ndarray, present: np.ndarray) -> Features:
+    """values [row, modality, dim], present [row, modality] -> [row, modality * dim + modality]."""
+    _, modalities, dim = values.shape
+    stream = np.arange(modalities)
+    return Features(
+        np.concatenate([values.reshape(len(values), -1), present.astype(values.dtype)], axis=1),
+        np.concatenate([stream.repeat(dim), stream]),
+    )
 
 
 def matrix_of(values: Tensor, present: Tensor) -> Tensor:
-    """``as_matrix`` for tensors, with gradients."""
+    """``as_features`` for tensors, with gradients: the values alone."""
     return torch.cat([rearrange(values, "row modality dim -> row (modality dim)"), present.to(values.dtype)], 1)
 
 

@@ -13,7 +13,17 @@ import pandas as pd
 from configs import UserError
 from finetune.config import RunConfig
 from finetune.data import read_meta
-from finetune.features import as_matrix, cached, data_digest, digest_of, encoding, map_clips, weights_digest
+from finetune.features import (
+    Features,
+    as_features,
+    cached,
+    data_digest,
+    digest_of,
+    encoding,
+    map_clips,
+    of_one,
+    weights_digest,
+)
 from finetune.labels import class_names, infer_task, join, people_of
 from finetune.splits import Split, folds, given_split, groups_of
 from finetune.tasks import Task
@@ -25,8 +35,8 @@ class Problem:
     """Everything that a method needs to know.
 
     index: a row a labelled clip. examples: of labels.join, ``row`` counts in index; also split, people (participants of
-    the clip, "a;b") and files. targets, groups: [example]. streams: what the encoder reads. matrix: pooled features of
-    the frozen encoder, float32 [example, feature]. baselines: the same of simpler descriptions, by name.
+    the clip, "a;b") and files. targets, groups: [example]. streams: what the encoder reads. features: pooled, of the
+    frozen encoder. baselines: the same of simpler descriptions, by name.
     """
 
     shards: Path
@@ -36,8 +46,8 @@ class Problem:
     streams: tuple[str, ...]
     targets: np.ndarray
     groups: np.ndarray
-    matrix: np.ndarray
-    baselines: dict[str, np.ndarray] = field(default_factory=dict)
+    features: Features
+    baselines: dict[str, Features] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -115,6 +125,16 @@ def features(
     return cached(config.out / "cache" / f"features-{digest_of(*parts)}.npz", compute)
 
 
+def described(table: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Features]:
+    """The simpler descriptions of some rows, where they were asked for."""
+    if "raw" not in table:
+        return {}
+    from finetune.baselines import raw_streams
+
+    one = {name: of_one(table[name][rows]) for name in ("picture", "motion")}
+    return one | {"raw": raw_streams(table["raw"][rows])}
+
+
 def persons(examples: pd.DataFrame) -> list[list[int]]:
     """Whom the examples of each clip are about, in the order of ``index``."""
     return [sorted(set(of_clip)) for _, of_clip in examples.groupby("row")["person"]]
@@ -152,8 +172,8 @@ def load_problem(
         streams=streams,
         targets=task.targets(examples["value"].to_numpy()),
         groups=groups,
-        matrix=as_matrix(table["values"][rows], table["present"][rows]),
-        baselines={name: table[name][rows] for name in ("picture", "motion", "raw") if name in table},
+        features=as_features(table["values"][rows], table["present"][rows]),
+        baselines=described(table, rows),
         notes=notes + warnings,
     )
     if given is not None:

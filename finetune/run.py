@@ -13,6 +13,7 @@ from finetune.baselines import NAMES
 from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
 from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
+from finetune.features import Features, of_one
 from finetune.labels import read_labels
 from finetune.methods import linear
 from finetune.problem import Problem, load_problem
@@ -57,14 +58,14 @@ def simpler(problem: Problem, splits: list[list[Split]], baselines: bool) -> dic
     """The rows that stand beside a method: those that know less, and the linear probe."""
     from rich.progress import track
 
-    rows: dict[str, np.ndarray] = {}
+    rows: dict[str, Features] = {}
     if baselines:
-        constant = np.zeros((len(problem.examples), 1), np.float32)
+        constant = of_one(np.zeros((len(problem.examples), 1), np.float32))
         rows["majority" if problem.task.classes else "mean predictor"] = constant
-        rows |= {NAMES[name]: matrix for name, matrix in problem.baselines.items() if matrix.any()}
-    rows["linear"] = problem.matrix
+        rows |= {NAMES[name]: told for name, told in problem.baselines.items() if told.values.any()}
+    rows["linear"] = problem.features
     return {
-        name: evaluate(splits, probe(problem, matrix)) for name, matrix in track(rows.items(), "simpler predictors")
+        name: evaluate(splits, probe(problem, features)) for name, features in track(rows.items(), "simpler predictors")
     }
 
 
@@ -74,8 +75,8 @@ def tuning(encoder: Encoder, problem: Problem, config: RunConfig) -> FitPredict:
     def fit_predict(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
         if config.method == "linear":
             rows = split.train
-            head = linear.fit(problem.matrix[rows], problem.targets[rows], problem.groups[rows], problem.task, seed)
-            predicted = head.predict(problem.matrix[asked], problem.task)
+            head = linear.fit(problem.features[rows], problem.targets[rows], problem.groups[rows], problem.task, seed)
+            predicted = head.predict(problem.features.values[asked], problem.task)
         else:
             head = training.train(encoder, problem, split, config, seed)
             predicted = training.predict(encoder, head, problem, asked, config)
@@ -93,7 +94,7 @@ def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> str:
     methods.install(encoder, config.method, config.adapter, config.prompt, seed=0)
     small = sum(p.numel() for p in methods.small_weights(encoder).values())
     methods.remove(encoder)
-    head = (problem.matrix.shape[1] + 1) * problem.task.outputs
+    head = (problem.features.values.shape[1] + 1) * problem.task.outputs
     return (
         f"trained: {small:,} weights in the backbone ({100 * small / backbone:.2f} % of its {backbone:,}), "
         f"and {head:,} in the head"

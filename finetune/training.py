@@ -29,7 +29,7 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     if not len(held_out):
         kept, held = hold_out(problem.groups[part], config.training.validation, seed)
         part, held_out = part[kept], part[held]
-    head = linear.fit(problem.matrix[part], problem.targets[part], problem.groups[part], problem.task, seed)
+    head = linear.fit(problem.features[part], problem.targets[part], problem.groups[part], problem.task, seed)
     head = head.to(encoder.device)
     install(encoder, config.method, config.adapter, config.prompt, seed)
     weights = [*small_weights(encoder).values(), *head.parameters()]

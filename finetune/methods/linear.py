@@ -1,7 +1,8 @@
 """Method ``linear``: multinomial logistic (or ridge) regression on pooled features; the encoder is not run again.
 
 How strongly the weights are held back is chosen by cross-validation inside the training fold, over the same groups
-(participants, recordings) that the outer split keeps together.
+(participants, recordings) that the outer split keeps together: one penalty for all, and how much each stream counts beside the
+others (multi-penalty ridge: van de Wiel et al. 2021, arXiv 2005.09301), so that a stream that tells nothing costs nothing.
 """
 
 from __future__ import annotations
@@ -11,30 +12,39 @@ import warnings
 import numpy as np
 import torch
 
+from finetune.features import Features
 from finetune.heads import Head
 from finetune.splits import group_folds
 from finetune.tasks import Task
 
 PENALTIES = (1e0, 1e1, 1e2, 1e3, 1e4)  # on the squared weights, features being standardised
 NEVER = -30.0  # logit of a class that the training fold lacks
+FOLDS = 3
+STRENGTHS = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)  # of what all streams tell, beside a penalty of 1
+CHANGES = (0.0, 0.1, 0.3, 3.0, 10.0)  # of one stream's share
+ROUNDS = 2  # over the streams
+GAIN = 0.01  # of the squared error: less is chance
+MOST = 1000  # examples that the shares are chosen on: the cost grows with their cube
 
 
-def fit(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, task: Task, seed: int) -> Head:
-    """A head fitted to features [example, feature] and targets [example]; groups int [example]."""
-    head = Head(features.shape[1], task.outputs)
-    mean, scale = features.mean(0), features.std(0)
+def fit(features: Features, targets: np.ndarray, groups: np.ndarray, task: Task, seed: int) -> Head:
+    """A head fitted to features and targets of examples, targets [example]; groups int [example]."""
+    values = features.values
+    head = Head(values.shape[1], task.outputs)
+    mean, scale = values.mean(0), values.std(0)
     scale = np.where(scale > 1e-6 * (1 + np.abs(mean)), scale, 1.0)  # a constant column says nothing
     head.mean.copy_(torch.from_numpy(mean))
     head.scale.copy_(torch.from_numpy(scale))
     if not task.classes:
         head.target_mean.fill_(float(targets.mean()))
         head.target_scale.fill_(float(targets.std()) or 1.0)
-    standardised = ((features - mean) / scale).astype(np.float32)
     wanted = targets if task.classes else head.standardise_targets(targets)
-    coordinates, basis = _rotated(standardised)
+    standardised = ((values - mean) / scale).astype(np.float32)
+    factor = shares(Features(standardised, features.stream), wanted, groups, task, seed)[features.stream]
+    coordinates, basis = _rotated(standardised * factor)
     penalty = _choose(coordinates, wanted, groups, task, seed)
     weight, bias = _solve(coordinates, wanted, task, penalty)
-    weight = weight @ basis
+    weight = weight @ basis * factor
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(weight))
         head.linear.bias.copy_(torch.from_numpy(bias))
@@ -52,9 +62,68 @@ def _rotated(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return left * scale, basis
 
 
+def shares(features: Features, targets: np.ndarray, groups: np.ndarray, task: Task, seed: int) -> np.ndarray:
+    """A factor on the standardised columns of each stream, float32 [stream], their squares 1 in the mean over columns; all 1
+    where that predicts held-out groups as well. Chosen one stream after the other, by ridge regression on the classes' indicators.
+    """
+    columns = np.bincount(features.stream)
+    same = np.ones(len(columns), np.float32)
+    some = _whole_groups(groups, MOST, seed)
+    told = [s for s in np.unique(features.stream) if features.values[some][:, features.stream == s].any()]
+    cuts = group_folds(groups[some], min(FOLDS, len(np.unique(groups[some]))), seed)
+    if len(told) < 2 or len(cuts) < 2:
+        return same
+    kernels = np.stack([_kernel(features.values[some][:, features.stream == s]) for s in told])
+    indicators = np.eye(task.outputs)[targets[some]] if task.classes else targets[some][:, None]
+
+    def error(share: np.ndarray) -> float:
+        return _held_out_error(np.tensordot(share, kernels, 1), indicators, cuts)
+
+    equal = columns[told] / columns[told].sum()
+    best, share = min(((error(c * equal), c * equal) for c in STRENGTHS), key=lambda found: found[0])
+    begun = share
+    for _ in range(ROUNDS):
+        for place in range(len(told)):
+            for change in CHANGES:
+                other = np.where(np.arange(len(told)) == place, change * share, share)
+                if other.any() and (found := error(other)) < (1 - GAIN) * best:
+                    best, share = found, other
+    if share is begun:
+        return same
+    squares = np.zeros(len(columns))
+    squares[told] = share / columns[told]  # a kernel is a mean over its columns
+    return np.sqrt(squares * columns.sum() / (squares * columns).sum()).astype(np.float32)
+
+
+def _kernel(standardised: np.ndarray) -> np.ndarray:
+    """Products of examples, float64 [example, example], a mean over the columns."""
+    return standardised.astype(np.float64) @ standardised.T / standardised.shape[1]
+
+
+def _held_out_error(kernel: np.ndarray, targets: np.ndarray, cuts: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Squared error of ridge regression (penalty 1) on what is held out. kernel [example, example]; targets [example, output]."""
+    from scipy.linalg import solve
+
+    total = 0.0
+    for train, held_out in cuts:
+        mean = targets[train].mean(0)
+        inside = kernel[np.ix_(train, train)] + np.eye(len(train))
+        dual = solve(inside, targets[train] - mean, assume_a="pos", overwrite_a=True, check_finite=False)
+        total += float(np.square(kernel[np.ix_(held_out, train)] @ dual + mean - targets[held_out]).sum())
+    return total
+
+
+def _whole_groups(groups: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Examples of randomly drawn whole groups, about ``most`` of them: int [example]."""
+    distinct, which, count = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    kept = order[: max(int(np.searchsorted(count[order].cumsum(), most, side="right")), 2)]
+    return np.flatnonzero(np.isin(which, kept))
+
+
 def _choose(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, task: Task, seed: int) -> float:
     """The penalty of the smallest loss on held-out groups."""
-    folds = min(3, len(np.unique(groups)))
+    folds = min(FOLDS, len(np.unique(groups)))
     if folds < 2 or not features.any():
         return PENALTIES[len(PENALTIES) // 2]
     losses = np.zeros(len(PENALTIES))

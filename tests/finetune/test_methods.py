@@ -128,7 +128,7 @@ def test_training_changes_the_small_weights_alone_and_lowers_the_loss(
     methods.install(encoder, method, config.adapter, config.prompt, seed=0)
     fresh = {name: value.clone() for name, value in methods.small_weights(encoder).items()}
     head = training.linear.fit(
-        problem.matrix[split.train], problem.targets[split.train], problem.groups[split.train], problem.task, 0
+        problem.features[split.train], problem.targets[split.train], problem.groups[split.train], problem.task, 0
     )
     before = training._loss(encoder, head, problem, split.train, config)
     head = training.train(encoder, problem, part, config, seed=0)
@@ -207,12 +207,12 @@ def test_features_are_computed_once(
     first, _ = problem_of(encoder, config)
     monkeypatch.setattr(Encoder, "encode_clips", lambda *_: pytest.fail("encoded again"))
     again, _ = problem_of(encoder, config)
-    np.testing.assert_array_equal(first.matrix, again.matrix)
+    np.testing.assert_array_equal(first.features.values, again.features.values)
     monkeypatch.undo()
     with torch.no_grad():
         encoder.video.bias += 1
     other, _ = problem_of(encoder, config)
-    assert not np.allclose(other.matrix, first.matrix)
+    assert not np.allclose(other.features.values, first.features.values)
     assert len(list((tmp_path / "cache").glob("*.npz"))) == 2
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.features import Features, of_one
 from finetune.methods import linear
 from finetune.tasks import Task, bootstrap_recordings, ccc
 
@@ -84,7 +85,7 @@ def test_the_linear_head_is_scikit_learns(classes: tuple[str, ...]) -> None:
     features = (rng.normal(3, 2, (120, 6)) + 2 * np.eye(len(classes), 6)[targets]).astype(np.float32)
     features[:, 5] = 7  # says nothing
     task = Task("classification", classes)
-    head = linear.fit(features, targets, np.arange(120) % 12, task, 0)
+    head = linear.fit(of_one(features), targets, np.arange(120) % 12, task, 0)
     standardised = StandardScaler().fit_transform(features.astype(np.float64))
     gaps = []
     for penalty in linear.PENALTIES:
@@ -97,7 +98,7 @@ def test_the_linear_head_is_scikit_learns(classes: tuple[str, ...]) -> None:
 def test_a_class_that_the_fold_lacks_is_never_predicted() -> None:
     features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     for targets in (np.zeros(20, int), np.arange(20) % 2 * 2):
-        head = linear.fit(features, targets, np.arange(20), THREE, 0)
+        head = linear.fit(of_one(features), targets, np.arange(20), THREE, 0)
         assert (head.predict(features, THREE)[:, 1] < 1e-9).all()
 
 
@@ -105,7 +106,7 @@ def test_ridge_predicts_in_the_targets_unit() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(200, 4)).astype(np.float32)
     targets = 100 + 20 * features[:, 0].astype(np.float64)
-    head = linear.fit(features, targets, np.arange(200) % 20, NUMBER, 0)
+    head = linear.fit(of_one(features), targets, np.arange(200) % 20, NUMBER, 0)
     assert np.abs(head.predict(features, NUMBER)[:, 0] - targets).max() < 1
 
 
@@ -114,5 +115,62 @@ def test_noise_is_held_back() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(60, 300)).astype(np.float32)
     targets = rng.integers(0, 3, 60)
-    head = linear.fit(features, targets, np.arange(60) % 10, THREE, 0)
+    head = linear.fit(of_one(features), targets, np.arange(60) % 10, THREE, 0)
     assert head.linear.weight.abs().max() < 0.05
+
+
+def streams(*columns: np.ndarray) -> Features:
+    """Standardised features of streams, each [example, feature]."""
+    values = np.concatenate(columns, 1)
+    stream = np.repeat(np.arange(len(columns)), [c.shape[1] for c in columns])
+    return Features(((values - values.mean(0)) / values.std(0)).astype(np.float32), stream)
+
+
+@pytest.mark.parametrize("task", [THREE, NUMBER])
+def test_a_stream_that_tells_nothing_costs_nothing(task: Task) -> None:
+    """Beside 600 columns of noise a probe with one penalty for all of them is lost; with a share a stream it is not."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 180) if task.classes else rng.normal(size=180)
+    groups = np.arange(180) % 30
+    told = np.eye(3)[targets] if task.classes else targets[:, None]
+    clear = np.concatenate([told + rng.normal(size=told.shape), rng.normal(size=(180, 4))], 1)
+    both = streams(rng.normal(size=(180, 600)), clear)
+    share = linear.shares(both, targets, groups, task, 0)
+    assert share[0] < 0.2 * share[1]
+    columns = np.bincount(both.stream)
+    assert (share**2 * columns).sum() == pytest.approx(columns.sum())
+
+    train, test = np.arange(120), np.arange(120, 180)
+
+    def error(features: Features) -> float:
+        head = linear.fit(features[train], targets[train], groups[train], task, 0)
+        predicted = head.predict(features.values[test], task)
+        if task.classes:
+            return float((predicted.argmax(1) != targets[test]).mean())
+        return float(np.abs(predicted[:, 0] - targets[test]).mean())
+
+    apart, together = error(both), error(of_one(both.values))
+    assert apart < 0.8 * together
+    assert apart < error(of_one(clear.astype(np.float32))) + 0.1
+
+
+def test_streams_that_tell_as_much_count_as_much() -> None:
+    """No stream is silenced by chance; and where there is one stream only, the probe is the one with a single penalty."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 120)
+    one, other = (np.eye(3, 5)[targets] + rng.normal(size=(120, 5)) for _ in range(2))
+    groups = np.arange(120) % 12
+    share = linear.shares(streams(one, other), targets, groups, THREE, 0)
+    assert share.min() > 0.4 * share.max()
+    absent = Features(np.concatenate([one, np.zeros((120, 3))], 1).astype(np.float32), np.repeat([0, 1], [5, 3]))
+    np.testing.assert_array_equal(linear.shares(absent, targets, groups, THREE, 0), 1)
+
+
+def test_shares_are_chosen_on_a_part_of_very_many_examples() -> None:
+    """The cost of the choice grows with the cube of the examples: of whole groups about MOST are looked at."""
+    groups = np.repeat(np.arange(40), 5)
+    some = linear._whole_groups(groups, 50, 0)
+    assert len(some) == 50
+    assert len(np.unique(groups[some])) == 10
+    assert len(linear._whole_groups(groups, 1000, 0)) == 200
+    assert len(np.unique(groups[linear._whole_groups(groups, 3, 0)])) == 2
