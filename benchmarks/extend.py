@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 
 from benchmarks import runs
 from benchmarks.shortcut import difference, of_examples, probed, read_problem
+from finetune import baselines
 from finetune.config import RunConfig as FinetuneConfig
 from finetune.evaluation import summary
 from finetune.features import as_features, encoding, map_clips
@@ -209,13 +210,13 @@ def measure_probes(
     scratch = [(problem, config.out / "release", config.seed) for config in trained[SCRATCH]]
     beside = runs.in_pool(runs.references, scratch, processes)
     rows = {
-        "raw streams": [beside[0]["raw"]],
-        **{f"untrained, {which}": matrices for which, matrices in runs.both_readings(beside).items()},
+        "raw streams": [baselines.raw_streams(beside[0]["raw"])],
+        **{f"untrained, {which}": found for which, found in runs.both_readings(beside).items()},
         "trunk, video alone": runs.both_readings([next(read)])["video alone"],
     }
     for name, some in trained.items():
         tables = [next(read) for _ in some]
-        rows |= {f"{name}, {which}": matrices for which, matrices in runs.both_readings(tables).items()}
+        rows |= {f"{name}, {which}": found for which, found in runs.both_readings(tables).items()}
     results = probed(problem, given, rows)
     pairs = [(f"{name}, {which}", f"{SCRATCH}, {which}") for which in ("video alone", "all streams") for name in MODES]
     return {
