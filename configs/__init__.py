@@ -16,7 +16,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
@@ -33,7 +33,7 @@ class Command:
 
     ``run`` is called with an instance of ``config`` and returns the exit code (None = 0); "module:function" is imported
     only then.
-    ``positional`` names the fields that are given without ``--``.
+    ``positional`` names the fields that are given without ``--``; those that have a default may be left out.
     """
 
     help: str
@@ -87,8 +87,10 @@ def _parser(stage: str, name: str, command: Command) -> Any:
     )
     hints = get_type_hints(command.config)
     docs = _attribute_docstrings(command.config)
+    optional = {field.name for field in fields(command.config) if field.default is not MISSING}
     for positional in command.positional:
-        parser.add_argument(positional, type=hints[positional], help=docs.get(positional, ""))
+        may_lack: dict[str, Any] = {"nargs": "?"} if positional in optional else {}
+        parser.add_argument(positional, type=hints[positional], help=docs.get(positional, ""), **may_lack)
     parser.add_class_arguments(command.config, None, skip=set(command.positional), fail_untyped=True)
     return parser
 

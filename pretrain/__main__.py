@@ -12,7 +12,7 @@ from pretrain.config import ExportConfig, ReleaseConfig, RunConfig
 COMMANDS = {
     "run": Command("train on shards; the same command goes on where it was stopped", RunConfig, "pretrain.engine:run"),
     "release": Command(
-        "a run's newest checkpoint -> a folder for collaborators",
+        "a run's newest checkpoint -> a folder for collaborators; --check RELEASE verifies one",
         ReleaseConfig,
         "pretrain.release:release",
         ("run", "out"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -350,12 +351,24 @@ class RunConfig:
 
 @dataclass
 class ReleaseConfig:
-    """A checkpoint of a run -> a folder for collaborators."""
+    """A checkpoint of a run -> a folder for collaborators; or whether such a folder is one."""
 
-    run: Path
+    run: Path | None = None
     """folder of a `kinesic pretrain run`; its newest checkpoint is taken"""
-    out: Path
+    out: Path | None = None
     """folder to write; it must not exist"""
+    license: str = "unknown"
+    """of the weights, for the model card: as model hubs name it (cc-by-nc-4.0, apache-2.0) or a name of your own (lab-only-1.0)"""
+    check: Path | None = None
+    """verify this release instead, offline: sums, paths, pickles, schema, card, weights; exit code 0 where all is well, else 2"""
+
+    def __post_init__(self) -> None:
+        if self.check is None and (self.run is None or self.out is None):
+            raise ValueError("release: give RUN and OUT, or --check RELEASE")
+        if self.check is not None and (self.run is not None or self.license != "unknown"):
+            raise ValueError("check: stands alone, it writes nothing: give --check RELEASE, or RUN and OUT")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
+            raise ValueError(f"license: {self.license!r}: small letters, digits and . + - only, as in cc-by-nc-4.0")
 
 
 @dataclass

@@ -1,25 +1,23 @@
 """``kinesic pretrain release RUN RELEASE``: a checkpoint -> a folder for collaborators; and ``load_encoder``, which reads it.
 
     model.safetensors   the encoder alone, float32, names as in pretrain/encoder.py
-    config.json         schema version, sizes of the model, how its data was prepared, versions
+    config.json         schema version, sizes of the model, how its data was prepared and what it learnt, versions
     MODEL_CARD.md       what it was trained on, for what it is meant, what it cannot do
-    SHA256SUMS          of the three (``sha256sum -c SHA256SUMS`` checks them, too)
+    README.md           the same, by the name under which model hubs look for it
+    SHA256SUMS          of the four (``sha256sum -c SHA256SUMS`` checks them, too)
 
-Nothing in it is a pickle. The same run gives the same bytes. Loading needs the core packages only.
+Nothing in it is a pickle. The same run gives the same bytes. Loading needs the core packages only, and so does
+``kinesic pretrain release --check RELEASE``, which verifies such a folder offline.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from string import Template
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -27,77 +25,91 @@ from configs import UserError
 from pretrain import checkpoint
 from pretrain.config import ModelConfig, ReleaseConfig, StreamConfig
 from pretrain.encoder import Encoder
+from pretrain.model_card import UNKNOWN, license_of, model_card
+from pretrain.release_files import CARD, CONFIG, HUB_CARD, SUMS, WEIGHTS, check_files, unlisted, write_sums
 from pretrain.schema import SCHEMA, check_schema
 from pretrain.tracking import read_metrics
 from pretrain.weights import is_videomae, load_videomae
 
-WEIGHTS, CONFIG, CARD, SUMS = "model.safetensors", "config.json", "MODEL_CARD.md", "SHA256SUMS"
+FORMAT = "kinesic release"
 PREPARED = ("clip_seconds", "fps", "short_side", "crf", "streams", "landmarks", "landmark_rate")  # no paths, no names
-PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+TRAINED = ("steps", "batch", "accumulate", "precision", "seed", "mask", "optimizer", "weights")  # nor here
 AVERAGED = 20  # steps, for the losses in the model card
 
 
 def release(config: ReleaseConfig) -> None:
-    """Writes the release of a run's newest checkpoint. Raises UserError where there is none, or OUT exists."""
-    newest = checkpoint.newest(config.run)
+    """Writes a release, or verifies one. Raises UserError."""
+    if config.check is not None:
+        print("\n".join(check(config.check)))
+        return
+    assert config.run is not None  # ReleaseConfig sees to it
+    assert config.out is not None
+    step = write_release(config.run, config.out, config.license)
+    print(f"{config.out}: encoder of step {step}; load_encoder({str(config.out)!r}) reads it")
+    if config.license == UNKNOWN:
+        print("its card names no licence; --license cc-by-nc-4.0 (or another) does")
+
+
+def write_release(run: Path, out: Path, license: str) -> int:
+    """Writes the release of a run's newest checkpoint; returns its step. Raises UserError where there is none, or OUT exists."""
+    newest = checkpoint.newest(run)
     if newest is None:
-        raise UserError(f"{config.run}: no checkpoint there; `kinesic pretrain run --out {config.run} ...` writes them")
-    if config.out.exists():
-        raise UserError(f"{config.out}: exists; a release is never changed, take another name")
-    saved = checkpoint.read(newest)
-    data = json.loads((config.run / "data.json").read_text())
-    about = {
-        "format": "kinesic release",
-        "schema": SCHEMA,
-        "model": saved["config"]["model"],
-        "preprocessing": {name: data["preprocessing"][name] for name in PREPARED if name in data["preprocessing"]},
-        "training": {"step": saved["state"]["step"], "batch": saved["config"]["batch"], "data": data["summary"]},
-        "versions": json.loads((config.run / "versions.json").read_text())["packages"],
-    }
+        raise UserError(f"{run}: no checkpoint there; `kinesic pretrain run --out {run} ...` writes them")
+    if out.exists():
+        raise UserError(f"{out}: exists; a release is never changed, take another name")
+    about = describe(run, newest, license)
     weights = load_file(newest / "weights.safetensors")
     encoder = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
-    aside = config.out.with_name(f".{config.out.name}.writing")
+    card = model_card(about, sum(value.numel() for value in encoder.values()))
+    aside = out.with_name(f".{out.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    text = json.dumps(about, indent=1, sort_keys=True)
     save_file(encoder, aside / WEIGHTS, {"kinesic": f"schema {SCHEMA}"})  # with two keys their order would be random
-    (aside / CONFIG).write_text(text + "\n")
-    (aside / CARD).write_text(model_card(about, saved["config"], config.run / "metrics.csv", encoder))
-    (aside / SUMS).write_text("".join(f"{_sha256(aside / name)}  {name}\n" for name in (WEIGHTS, CONFIG, CARD)))
-    load_encoder(aside)  # a release that cannot be loaded must not come to exist
-    aside.rename(config.out)
-    print(f"{config.out}: encoder of step {saved['state']['step']}; load_encoder({str(config.out)!r}) reads it")
+    (aside / CONFIG).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    for name in (CARD, HUB_CARD):
+        (aside / name).write_text(card)
+    (aside / WEIGHTS).chmod((aside / CONFIG).stat().st_mode)  # safetensors lets the owner alone read what it writes
+    write_sums(aside, (WEIGHTS, CONFIG, CARD, HUB_CARD))
+    check(aside)  # a release that cannot be loaded must not come to exist
+    aside.rename(out)
+    return about["training"]["step"]
 
 
-def model_card(about: dict[str, Any], run: dict[str, Any], metrics: Path, encoder: dict[str, torch.Tensor]) -> str:
-    """The card, filled from the run: Markdown with the header that model hubs read."""
-    data, model = about["training"]["data"], about["model"]
-    steps = [row for row in read_metrics(metrics) if int(row["step"]) <= about["training"]["step"]]
-    losses = []
-    for name in ("video", *model["streams"]):
+def describe(run: Path, newest: Path, license: str) -> dict[str, Any]:
+    """config.json of the release of a checkpoint. Raises UserError where its model would misread streams as they are told now."""
+    saved = checkpoint.read(newest)
+    data = json.loads((run / "data.json").read_text())
+    config, step = saved["config"], saved["state"]["step"]
+    settings = {name: config[name] for name in TRAINED}
+    settings["mask"] = {name: value for name, value in settings["mask"].items() if name != "teacher"}  # a path
+    steps = [row for row in read_metrics(run / "metrics.csv") if int(row["step"]) <= step]
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "license": license,
+        "model": config["model"],
+        "preprocessing": {name: data["preprocessing"][name] for name in PREPARED if name in data["preprocessing"]},
+        "training": {
+            "step": step,
+            "batch": config["batch"],
+            "start": "given" if config["init"] else "random",
+            "settings": settings,
+            "losses": _losses(steps, ("video", *config["model"]["streams"])),
+            "averaged": min(AVERAGED, len(steps)),
+            "data": data["summary"],
+        },
+        "versions": json.loads((run / "versions.json").read_text())["packages"],
+    }
+
+
+def _losses(steps: list[dict[str, str]], modalities: tuple[str, ...]) -> dict[str, list[float]]:
+    """The mean loss of each modality over the first and the last steps that had it."""
+    found = {}
+    for name in modalities:
         values = [float(row[f"loss_{name}"]) for row in steps if row[f"loss_{name}"]]
         if values:
-            first, last = values[:AVERAGED], values[-AVERAGED:]
-            losses.append(f"| {name} | {sum(first) / len(first):.4f} | {sum(last) / len(last):.4f} |")
-    streams = [f"| {name} | {count} |" for name, count in data["streams"].items()]
-    prepared = [f"| {name} | {value} |" for name, value in about["preprocessing"].items()]
-    return Template((Path(__file__).parent / "model_card.md").read_text()).substitute(
-        parameters=f"{sum(value.numel() for value in encoder.values()) / 1e6:.1f}",
-        modalities=", ".join(("video", *model["streams"])),
-        start="published VideoMAE weights" if run["init"] else "random weights",
-        **{name: data[name] for name in ("recordings", "clips", "hours", "people")},
-        **{name: model[name] for name in ("dim", "layers", "heads", "frame_rate", "image_height", "image_width")},
-        **{name: about["training"][name] for name in ("step", "batch")},
-        streams="\n".join(streams),
-        losses="\n".join(losses),
-        prepared="\n".join(prepared),
-        averaged=min(AVERAGED, len(steps)),
-    )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+            found[name] = [sum(part) / len(part) for part in (values[:AVERAGED], values[-AVERAGED:])]
+    return found
 
 
 def load_encoder(path: Path | str) -> Encoder:
@@ -111,47 +123,77 @@ def load_encoder(path: Path | str) -> Encoder:
         return load_videomae(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder or file")
+    if not (folder / SUMS).is_file() and is_videomae(folder):
+        return load_videomae(folder)
+    return _load_release(folder)[0]
+
+
+def _load_release(folder: Path) -> tuple[Encoder, dict[str, Any], list[str]]:
+    """The encoder of a release, its config.json and the names in its SHA256SUMS, all checked. Raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
     if not (folder / SUMS).is_file():
-        if is_videomae(folder):
-            return load_videomae(folder)
         raise UserError(f"{folder}: neither a release (no {SUMS}) nor a Hugging Face VideoMAE folder")
-    check_sums(folder)
-    about = json.loads((folder / CONFIG).read_text())
-    check_schema(about.get("schema"), about.get("model", {}), folder / CONFIG)
+    try:
+        listed = check_files(folder)
+        about = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, RecursionError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("model"), dict):
+        raise UserError(f"{folder / CONFIG}: not that of a release of kinesic's")
+    check_schema(about.get("schema"), about["model"], folder / CONFIG)
     try:
         encoder = Encoder(model_config(about["model"]))
         encoder.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder}: {WEIGHTS} and {CONFIG} make no encoder: {' '.join(str(error).split())[:300]}"
         ) from None
-    return encoder.eval()
-
-
-def check_sums(folder: Path) -> None:
-    """Raises UserError unless SHA256SUMS names the files of a release, inside it, and all are as they were written."""
-    sums = {}
-    for line in (folder / SUMS).read_text().splitlines():
-        digest, _, name = line.partition("  ")
-        if not name or name != Path(name).name or name in {".", ".."}:
-            raise UserError(f"{folder / SUMS}: {name or line!r} is no file of this folder")
-        sums[name] = digest
-    _refuse(folder, sorted({WEIGHTS, CONFIG} - set(sums)), f"not listed in {SUMS}")
-    _refuse(folder, sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES), "no pickle is read")
-    _refuse(folder, [name for name in sums if not (folder / name).is_file()], f"listed in {SUMS}, but missing")
-    changed = [name for name, digest in sums.items() if _sha256(folder / name) != digest]
-    _refuse(folder, changed, f"not what {SUMS} says: damaged or changed, fetch the release again")
-
-
-def _refuse(folder: Path, names: Iterable[str], reason: str) -> None:
-    for name in names:
-        raise UserError(f"{folder / name}: {reason}")
+    return encoder.eval(), about, listed
 
 
 def model_config(settings: dict[str, Any]) -> ModelConfig:
     """A ModelConfig out of JSON. Raises ValueError for a setting that it does not have."""
     unknown = sorted(set(settings) - {field.name for field in fields(ModelConfig)})
     if unknown:
-        raise ValueError(f"unknown settings {', '.join(unknown)}")
+        raise ValueError(f"unknown settings {', '.join(unknown)}; a newer kinesic may know them")
     streams: Any = {name: StreamConfig(**stream) for name, stream in settings["streams"].items()}
     return ModelConfig(**(settings | {"streams": streams}))
+
+
+def check(folder: Path) -> list[str]:
+    """What a release holds, in lines, after all of it was verified; nothing is fetched. Raises UserError: the first thing wrong."""
+    encoder, about, listed = _load_release(folder)
+    for name in unlisted(folder, listed):
+        raise UserError(f"{folder / name}: not listed in {SUMS}, so no part of this release: remove it")
+    tensors = encoder.state_dict()
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise UserError(f"{folder / WEIGHTS}: {name} holds numbers that are not finite")
+    license, card = about.get("license"), _check_cards(folder, listed, about)
+    training = about.get("training", {})
+    data = training.get("data", {})
+    counts = ", ".join(f"{data.get(name, '?')} {name}" for name in ("recordings", "clips", "hours", "people"))
+    return [
+        f"{folder}: a release, whole and unchanged (schema {about['schema']} of {SCHEMA})",
+        f"files     {len(listed)} as {SUMS} says, no other and no pickle: {', '.join(listed)}",
+        f"weights   {len(tensors)} tensors, {sum(v.numel() for v in tensors.values()) / 1e6:.1f} M numbers, all finite",
+        f"reads     {', '.join(encoder.modalities)}; tokens of width {encoder.config.dim}",
+        f"trained   {training.get('step', '?')} steps on {counts}; digests of {len(data.get('shards', {}))} shards",
+        f"card      {card}",
+        f"licence   {license or 'not named: an older kinesic wrote no licence'}",
+        f"written   by kinesic {about.get('versions', {}).get('kinesic', '?')}",
+    ]
+
+
+def _check_cards(folder: Path, listed: list[str], about: dict[str, Any]) -> str:
+    """Says which cards there are. Raises UserError where one is unlisted, not readable by a hub or at odds with the rest."""
+    if CARD not in listed:
+        raise UserError(f"{folder / CARD}: not listed in {SUMS}")
+    if license_of(folder / CARD) != about.get("license", UNKNOWN):
+        raise UserError(f"{folder / CARD}: names another licence than {CONFIG}")
+    if HUB_CARD not in listed:
+        return f"{CARD}; no {HUB_CARD} (an older kinesic wrote none): a model hub will show no card"
+    if (folder / HUB_CARD).read_bytes() != (folder / CARD).read_bytes():
+        raise UserError(f"{folder / HUB_CARD}: says something else than {CARD}")
+    return f"{CARD} and, for model hubs, {HUB_CARD}"

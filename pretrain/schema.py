@@ -2,6 +2,9 @@
 
 1   a face's points relative to its recent place
 2   a face's points as its head sees them
+
+What is older is read where it means the same today: an encoder of schema 1 that reads no faces, settings that it does not
+name yet (ModelConfig's defaults are what it did then), a release without README.md, licence or digests. All else is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ SCHEMA = 2
 
 def check_schema(schema: Any, model: Mapping[str, Any], file: Path) -> None:
     """Raises UserError where a model (its settings, out of ``file``) would misread the streams as they are told now."""
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if type(schema) is not int or schema < 1:
+        raise UserError(f"{file}: schema {schema!r} is no version of kinesic's: damaged, or another program's")
+    if schema > SCHEMA:
         raise UserError(f"{file}: schema {schema} is newer than {SCHEMA}: update kinesic")
     if schema < SCHEMA and "face" in model.get("streams", {}):
         raise UserError(

@@ -101,7 +101,10 @@ class Clips:
         return float((self.index["end"] - self.index["start"]).sum())
 
     def summary(self) -> dict[str, object]:
-        """What the model card says of the data: counts, no names and no paths."""
+        """What the model card says of the data: counts and digests, no names of recordings or people and no paths.
+
+        The digest of a shard is the sha256 of its clips' sums in the index, a line each, in the order of their offsets.
+        """
         people = {
             name
             if not name.isdigit()
@@ -109,6 +112,8 @@ class Clips:
             for recording, names in zip(self.index["recording"], self.index["people"], strict=True)
             for name in names
         }
+        by_shard = self.index.sort_values("offset").groupby("shard")["sha256"]
+        shards = {name: hashlib.sha256("".join(f"{s}\n" for s in sums).encode()).hexdigest() for name, sums in by_shard}
         members = [{name.split(".")[-2] for name in names if "." in name} for names in self.index["members"]]
         return {
             "clips": len(self),
@@ -116,6 +121,7 @@ class Clips:
             "hours": round(self.seconds() / 3600, 4),
             "people": len(people),
             "streams": {name: sum(name in found for found in members) for name in self.modalities},
+            "shards": shards,
         }
 
 
