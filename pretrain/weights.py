@@ -53,10 +53,10 @@ def _hub_config(folder: Path) -> dict[str, Any] | None:
 def read_videomae(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Sizes and parameters, by our names, of a published VideoMAE. Raises UserError: which file, what is wrong."""
     file, theirs = _files(path)
-    content = _read_file(file)
+    content = read_file(file)
     settings: dict[str, Any]
     try:
-        parameters = _parameters(content)
+        parameters = parameters_of(content)
         weights = renamed(parameters)
         positions = weights.pop(POSITIONS, None)
         if theirs is None:
@@ -79,7 +79,7 @@ def read_decoder(path: Path) -> dict[str, Tensor]:
     """The decoder that a published VideoMAE was pretrained with, by our names; none where it was left out. Raises UserError."""
     file, _ = _files(path)
     try:
-        return renamed_decoder(_parameters(_read_file(file)))
+        return renamed_decoder(parameters_of(read_file(file)))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -96,12 +96,12 @@ def _files(path: Path) -> tuple[Path, dict[str, Any] | None]:
     return file, _hub_config(path)
 
 
-def _parameters(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def parameters_of(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of what a file holds, the parameters by name."""
     return next((content[key] for key in UNDER if isinstance(content.get(key), Mapping)), content)
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def read_file(file: Path) -> dict[str, Any]:
     """What a file of weights holds. Raises UserError; runs nothing out of the file."""
     if file.suffix not in FILES:
         raise UserError(f"{file}: no file of weights ({', '.join(FILES)})")
