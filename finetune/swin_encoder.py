@@ -87,7 +87,9 @@ class SwinEncoder(nn.Module):
                 for start, skipped, piece in pieces(frames, self.config.segment_frames, self.tubelet):
                     patches, tokens = self._read(piece)
                     begins = view.frame_start + start / self.config.frame_rate
-                    found.append(self._encoded(patches[skipped:], tokens[skipped:], begins, skipped, view_number, number))
+                    found.append(
+                        self._encoded(patches[skipped:], tokens[skipped:], begins, skipped, view_number, number)
+                    )
         return found
 
     def _read(self, piece: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,12 +103,14 @@ class SwinEncoder(nn.Module):
 
     def normalised(self, frames: Tensor) -> Tensor:
         """uint8 [frame, 3, height, width] -> [3, frame, height, width], what the checkpoints were trained on."""
-        mean, std = (torch.tensor(values, device=self.device)[:, None, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None, None] for values in (IMAGE_MEAN, IMAGE_STD)
+        )
         video = rearrange(frames.to(self.device), "frame channel height width -> channel frame height width")
         return ((video / 255 - mean) / std).to(self.trunk.norm.weight.dtype)
 
     def _encoded(self, patches: Tensor, tokens: Tensor, start: float, first: int, view: int, clip: int) -> Encoded:
-        """patches, tokens: [time, row, column, ...], the first of them the ``first`` of a piece that begins at ``start`` seconds."""
+        """patches, tokens: [time, row, column, ...], from step ``first`` on of a piece that begins at ``start`` seconds."""
         steps, rows, columns, _ = tokens.shape
         step = torch.arange(first, first + steps, device=tokens.device, dtype=torch.float64)
         time = start + (step + 0.5) * self.tubelet / self.config.frame_rate
@@ -137,7 +141,7 @@ def pieces(frames: Tensor, length: int, tubelet: int) -> Iterator[tuple[int, int
     """Frames [frame, ...] in whole pieces: (number of its first frame, how many of its tubelets were read before, frames)."""
     for start in range(0, len(frames), length):
         begins = start
-        if 0 < start and start + length > len(frames):
+        if start and start + length > len(frames):
             begins = len(frames) - length
             begins += -begins % tubelet  # tubelets stay where they were
         yield begins, (start - begins) // tubelet, frames[begins : begins + length]

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,6 +30,15 @@ from pretrain.layouts import POSITIONS, check_positions, renamed, renamed_decode
 FILES = (".pth", ".pt", ".bin", ".safetensors")
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 UNDER = ("model", "module", "state_dict")  # where original checkpoints (PyTorch's, DeepSpeed's) keep the parameters
+# Plain values that PyTorch does not know as such: the command line of original checkpoints, and numpy's numbers (a best
+# score, say, that mmcv notes), which numpy before 2.0 gave another name.
+PLAIN = [
+    argparse.Namespace,
+    scalar,
+    (scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *map(type, map(np.dtype, ("float64", "float32", "int64"))),
+]
 ORIGINAL_EPS = 1e-6
 MUST_AGREE = ("dim", "layers", "heads", "mlp_dim", "patch", "tubelet", "qv_bias", "final_norm", "layer_norm_eps")
 
@@ -111,8 +122,7 @@ def read_file(file: Path) -> dict[str, Any]:
         except SafetensorError as error:
             raise UserError(f"{file}: damaged or no safetensors ({error})") from None
     try:
-        # original checkpoints hold the command line as a Namespace, which is a class of plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(PLAIN):
             # mapped, so that an optimizer's state, three times the weights, is never read
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a damaged pickle can raise anything
