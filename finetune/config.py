@@ -31,6 +31,26 @@ class PromptConfig:
 
 
 @dataclass
+class SwinConfig:
+    """What a file of Video Swin weights does not tell of how video is read; other encoders tell it themselves."""
+
+    frames: int = 32
+    """frames that are read at once; longer video is read in pieces"""
+    frame_rate: float = 15.0
+    """frames a second; Kinetics' checkpoints take every second frame of 30 a second"""
+    side: int = 224
+    """shorter side of the picture, in pixels"""
+
+    def __post_init__(self) -> None:
+        if self.frames < 2 or self.frames % 2:
+            raise ValueError(f"swin.frames: {self.frames} is no even number from 2 on")
+        if self.side < 32 or self.side % 4:
+            raise ValueError(f"swin.side: {self.side} is no multiple of 4 from 32 on")
+        if self.frame_rate <= 0:
+            raise ValueError(f"swin.frame_rate: {self.frame_rate} is not greater than 0")
+
+
+@dataclass
 class TrainingConfig:
     """How adapter and prompt are trained; ``linear`` has no such settings."""
 
@@ -57,7 +77,7 @@ class RunConfig:
     """Release + labels -> trained head (and adapter), predictions, report. The encoder itself stays as it is."""
 
     encoder: Path
-    """a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
+    """a release, a Hugging Face VideoMAE folder, or a file of VideoMAE, VideoMAE V2 or Video Swin weights (.pth, .safetensors)"""
     data: Path
     """shards; or videos: a folder, one file or a manifest, prepared as the release asks and kept under OUT/shards"""
     labels: Path
@@ -96,6 +116,8 @@ class RunConfig:
     """method adapter"""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """method prompt"""
+    swin: SwinConfig = field(default_factory=SwinConfig)
+    """how a Video Swin reads video"""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """how adapter and prompt are trained"""
     batch_size: int = 16
@@ -119,13 +141,15 @@ class ExtractConfig:
     """Videos -> a table of features with time stamps."""
 
     encoder: Path
-    """a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
+    """a release, a Hugging Face VideoMAE folder, or a file of VideoMAE, VideoMAE V2 or Video Swin weights (.pth, .safetensors)"""
     video: Path
     """a video, a folder of videos, a manifest, or shards"""
     out: Path
     """Parquet file to write: recording, time, end, view, person (empty = the scene), stream, feature"""
     streams: tuple[str, ...] | None = None
     """streams that the encoder reads, as in [video,audio]; empty = all it knows"""
+    swin: SwinConfig = field(default_factory=SwinConfig)
+    """how a Video Swin reads video"""
     batch_size: int = 8
     """clips that go through the encoder at once"""
     workers: int = 1

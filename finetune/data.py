@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -21,19 +21,27 @@ from configs import UserError
 from data_prep.config import BuildConfig
 from data_prep.manifest import MEDIA
 from data_prep.shards import read_index
+from finetune.config import SwinConfig
+from finetune.swin_weights import read_swin
 from pretrain.encoder import Encoder
 from pretrain.release import load_encoder
 from pretrain.weights import is_videomae
 
 
-def open_encoder(folder: Path, device: str) -> Encoder:
-    """The encoder of a release or of a published VideoMAE, in eval mode on a device ("auto", "cpu", "cuda")."""
+def open_encoder(folder: Path, device: str, swin: SwinConfig | None = None) -> Encoder:
+    """The encoder of a release, a published VideoMAE or a Video Swin, in eval mode on a device ("auto", "cpu", "cuda").
+
+    swin: how a Video Swin reads video, where that is what ``folder`` holds. Raises UserError.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; --device cpu works everywhere")
     if not folder.exists():
         raise UserError(f"--encoder {folder}: no such folder or file")
-    encoder = load_encoder(folder)
-    if is_videomae(folder):
+    found = read_swin(folder, swin or SwinConfig())
+    encoder = load_encoder(folder) if found is None else cast(Encoder, found)  # all that is asked of it here, it has
+    if found is not None:
+        print(f"encoder: Video Swin of {folder} (video alone), {found.told()}")
+    elif is_videomae(folder):
         print(f"encoder: VideoMAE of {folder} (video alone; no pretrained weights of kinesic are published yet)")
     else:
         print(f"encoder: release {folder}, reads {', '.join(encoder.modalities)}")

@@ -42,7 +42,7 @@ SCHEMA = pa.Table.from_pandas(_EMPTY, SCHEMA, preserve_index=False).schema  # te
 
 def extract(config: ExtractConfig) -> int:
     """Writes ``config.out``; 3 where a clip could not be read. Raises UserError."""
-    encoder = open_encoder(config.encoder, config.device)
+    encoder = open_encoder(config.encoder, config.device, config.swin)
     streams = chosen_streams(encoder, config.streams)
     prepared = config.out.with_name(f"{config.out.name}.shards")
     shards, index = open_shards(config.video, config.encoder, encoder, prepared)

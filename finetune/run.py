@@ -25,7 +25,8 @@ from pretrain.encoder import Encoder
 
 def run(config: RunConfig) -> int:
     """Trains ``config.method`` on the frozen encoder and reports it beside simpler predictors. Raises UserError."""
-    encoder = open_encoder(config.encoder, config.device)
+    encoder = open_encoder(config.encoder, config.device, config.swin)
+    methods.check(encoder, config.method)
     encoder.requires_grad_(False)
     streams = chosen_streams(encoder, config.streams)
     labels = read_labels(config.labels, config.target, config.task)

@@ -168,3 +168,12 @@ def _stacked(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, weight: 
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         outputs.append(rearrange(out, "block heads token dim -> (block token) heads dim"))
     return blocks.grouped_query.put(outputs[0] if len(outputs) == 1 else torch.cat(outputs), len(query))
+
+
+def window_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Softmax attention within windows of one size, scaled by 1 / sqrt(head_dim).
+
+    query [window, head, query, head_dim], key and value [window, head, key, head_dim] -> as query. bias [1 or window, head,
+    query, key] is added to the logits.
+    """
+    return scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))

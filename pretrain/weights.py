@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,6 +30,15 @@ from pretrain.layouts import POSITIONS, check_positions, renamed, renamed_decode
 FILES = (".pth", ".pt", ".bin", ".safetensors")
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 UNDER = ("model", "module", "state_dict")  # where original checkpoints (PyTorch's, DeepSpeed's) keep the parameters
+# Plain values that PyTorch does not know as such: the command line of original checkpoints, and numpy's numbers (a best
+# score, say, that mmcv notes), which numpy before 2.0 gave another name.
+PLAIN = [
+    argparse.Namespace,
+    scalar,
+    (scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *map(type, map(np.dtype, ("float64", "float32", "int64"))),
+]
 ORIGINAL_EPS = 1e-6
 MUST_AGREE = ("dim", "layers", "heads", "mlp_dim", "patch", "tubelet", "qv_bias", "final_norm", "layer_norm_eps")
 
@@ -53,10 +64,10 @@ def _hub_config(folder: Path) -> dict[str, Any] | None:
 def read_videomae(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Sizes and parameters, by our names, of a published VideoMAE. Raises UserError: which file, what is wrong."""
     file, theirs = _files(path)
-    content = _read_file(file)
+    content = read_file(file)
     settings: dict[str, Any]
     try:
-        parameters = _parameters(content)
+        parameters = parameters_of(content)
         weights = renamed(parameters)
         positions = weights.pop(POSITIONS, None)
         if theirs is None:
@@ -79,7 +90,7 @@ def read_decoder(path: Path) -> dict[str, Tensor]:
     """The decoder that a published VideoMAE was pretrained with, by our names; none where it was left out. Raises UserError."""
     file, _ = _files(path)
     try:
-        return renamed_decoder(_parameters(_read_file(file)))
+        return renamed_decoder(parameters_of(read_file(file)))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -96,12 +107,12 @@ def _files(path: Path) -> tuple[Path, dict[str, Any] | None]:
     return file, _hub_config(path)
 
 
-def _parameters(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def parameters_of(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of what a file holds, the parameters by name."""
     return next((content[key] for key in UNDER if isinstance(content.get(key), Mapping)), content)
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def read_file(file: Path) -> dict[str, Any]:
     """What a file of weights holds. Raises UserError; runs nothing out of the file."""
     if file.suffix not in FILES:
         raise UserError(f"{file}: no file of weights ({', '.join(FILES)})")
@@ -111,8 +122,7 @@ def _read_file(file: Path) -> dict[str, Any]:
         except SafetensorError as error:
             raise UserError(f"{file}: damaged or no safetensors ({error})") from None
     try:
-        # original checkpoints hold the command line as a Namespace, which is a class of plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(PLAIN):
             # mapped, so that an optimizer's state, three times the weights, is never read
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a damaged pickle can raise anything

@@ -5,11 +5,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from configs import UserError
 from finetune.config import AdapterConfig, PromptConfig
 from finetune.methods import adapter as adapters
 from finetune.methods import prompt as prompts
+from finetune.swin import SwinBlock
+from finetune.swin_encoder import SwinEncoder
 from pretrain.encoder import Encoder
 from pretrain.trunk import Block
+
+ON_SWIN = ("linear", "adapter", "prompt")  # the others reach into what a ViT alone has
+
+
+def check(encoder: Encoder, method: str) -> None:
+    """Raises UserError for a method that does not work on this kind of encoder."""
+    if isinstance(encoder, SwinEncoder) and method not in ON_SWIN:
+        raise UserError(f"--method {method}: not for a Video Swin, which takes {', '.join(ON_SWIN)}")
 
 
 def small_weights(encoder: Encoder) -> dict[str, nn.Parameter]:
@@ -20,7 +31,7 @@ def small_weights(encoder: Encoder) -> dict[str, nn.Parameter]:
 def remove(encoder: Encoder) -> None:
     """Takes out what a method put in: the encoder is the released one again."""
     for block in encoder.trunk.blocks:
-        assert isinstance(block, Block)
+        assert isinstance(block, (Block, SwinBlock))
         block.adapter = None
         block.attn.prompt = None
 

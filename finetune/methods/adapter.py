@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config import AdapterConfig
+from finetune.swin import SwinBlock
 from pretrain.encoder import Encoder
 from pretrain.trunk import Block
 
@@ -30,7 +31,7 @@ class Adapter(nn.Module):
 
 def install(encoder: Encoder, config: AdapterConfig) -> None:
     """Puts fresh adapters into all blocks, drawn from torch's generator."""
-    width = config.width or max(encoder.config.dim // 12, 1)
     for block in encoder.trunk.blocks:
-        assert isinstance(block, Block)
-        block.adapter = Adapter(encoder.config.dim, width, config.scale).to(encoder.device)
+        assert isinstance(block, (Block, SwinBlock))
+        dim = block.mlp.fc1.in_features  # a Swin's blocks differ in it
+        block.adapter = Adapter(dim, config.width or max(dim // 12, 1), config.scale).to(encoder.device)

@@ -8,15 +8,16 @@ import torch
 from torch import nn
 
 from finetune.config import PromptConfig
+from finetune.swin import SwinBlock
 from pretrain.encoder import Encoder
 from pretrain.trunk import Block
 
 
 def install(encoder: Encoder, config: PromptConfig) -> None:
     """Puts fresh prompts [prompts, dim] into all blocks, drawn from torch's generator as in the paper's code."""
-    model = encoder.config
-    bound = math.sqrt(6 / (3 * model.patch**2 + model.dim))
     for block in encoder.trunk.blocks:
-        assert isinstance(block, Block)
-        values = torch.empty(config.count, model.dim).uniform_(-bound, bound)
+        assert isinstance(block, (Block, SwinBlock))
+        dim = block.mlp.fc1.in_features  # a Swin's blocks differ in it
+        bound = math.sqrt(6 / (3 * encoder.config.patch**2 + dim))
+        values = torch.empty(config.count, dim).uniform_(-bound, bound)
         block.attn.prompt = nn.Parameter(values.to(encoder.device))
