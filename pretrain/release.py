@@ -141,8 +141,8 @@ def _load_release(folder: Path) -> tuple[Encoder, dict[str, Any], list[str]]:
         raise UserError(f"{folder}: cannot be read: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("model"), dict):
         raise UserError(f"{folder / CONFIG}: not that of a release of kinesic's")
-    check_schema(about.get("schema"), about["model"], folder / CONFIG)
     try:
+        check_schema(about.get("schema"), about["model"], folder / CONFIG)
         encoder = Encoder(model_config(about["model"]))
         encoder.load_state_dict(load_file(folder / WEIGHTS))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

@@ -95,6 +95,17 @@ def test_a_bare_flag_is_true(line: str, recipes: Path) -> None:
     assert parse_line(line) == TrainConfig(Path("OUT"), dry_run=True)
 
 
+def test_a_positional_field_with_a_default_may_be_left_out(recipes: Path) -> None:
+    @dataclass
+    class Given:
+        run: Path | None = None
+        check: Path | None = None
+
+    command = Command("", Given, lambda config: None, positional=("run",))
+    assert parse("stage", "given", command, ["--check", "A"]) == Given(None, Path("A"))
+    assert parse("stage", "given", command, ["B"]) == Given(Path("B"))
+
+
 def test_a_nested_bare_flag_is_true_and_a_flag_can_be_false(recipes: Path) -> None:
     assert parse_line("OUT --trunk.frozen --dry_run false") == TrainConfig(Path("OUT"), TrunkConfig(frozen=True))
 

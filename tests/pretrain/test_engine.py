@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 
 import configs
 from configs import UserError
+from data_prep.shards import read_index
 from pretrain import checkpoint
-from pretrain.__main__ import COMMANDS
+from pretrain.__main__ import COMMANDS, main
 from pretrain.config import (
     KINDS,
     DataConfig,
@@ -319,6 +321,18 @@ def test_a_frozen_trunk_stays_as_it_was_and_the_rest_learns(
     for name, value in before.items():
         if not name.endswith((".mean", ".std")):  # of the streams: measured, not learnt
             assert torch.equal(after[f"encoder.{name}"], value) == of_the_trunk(name), name
+
+
+def test_a_release_names_the_shards_that_its_run_has_read(one_process: Path, patchy: Path, tmp_path: Path) -> None:
+    """By digests that whoever has the shards computes from their index; and it is whole."""
+    assert main(["release", str(one_process), str(tmp_path / "release")]) == 0
+    assert main(["release", "--check", str(tmp_path / "release")]) == 0
+    card = (tmp_path / "release" / "MODEL_CARD.md").read_text()
+    rows = read_index(patchy)
+    assert rows["shard"].nunique() == 2
+    for shard, sums in rows.groupby("shard")["sha256"]:
+        digest = hashlib.sha256("".join(f"{line}\n" for line in sums).encode()).hexdigest()
+        assert f"{digest}  {shard}\n" in card
 
 
 def test_a_stream_added_to_a_trained_release_changes_nothing_at_its_step_0(two_processes: Path, tmp_path: Path) -> None:

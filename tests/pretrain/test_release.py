@@ -174,8 +174,7 @@ def test_an_older_release_is_read_where_it_means_the_same(released: Path, capsys
     """As kinesic wrote it before README.md, licence, digests and losses; its config lacks settings that came later."""
     encoder = load_encoder(released)
     about = json.loads((released / "config.json").read_text())
-    for name in ("table", "causal", "pooling", "upper_layers", "upper_rate"):
-        del about["model"][name]
+    del about["model"]["table"]
     about["training"] = {"step": 40, "batch": 256, "data": {"clips": 24, "hours": 0.0267, "people": 5}}
     del about["license"]
     (released / "config.json").write_text(json.dumps(about))
@@ -190,6 +189,27 @@ def test_an_older_release_is_read_where_it_means_the_same(released: Path, capsys
         assert torch.equal(again.encode_clips([make_clip()]).tokens, encoder.encode_clips([make_clip()]).tokens)
     assert main(["release", "--check", str(released)]) == 0
     assert "older kinesic wrote no licence" in capsys.readouterr().out
+
+
+def test_an_encoder_that_weighed_nothing_is_refused_unless_it_reads_video_alone(released: Path) -> None:
+    """Seen with releases of the first commits: others' tokens off by a quarter of their deviation, video's by 1e-8."""
+    about = json.loads((released / "config.json").read_text())
+    for name in ("table", "causal", "pooling", "upper_layers", "upper_rate"):
+        del about["model"][name]
+    (released / "config.json").write_text(json.dumps(about | {"schema": 1}))
+    write_sums(released, sorted(FILES - {"SHA256SUMS"}))
+    with pytest.raises(UserError, match="read audio, face, pose without weighing what it pooled"):
+        load_encoder(released)
+    about["model"]["streams"] = {}
+    weights = load_file(released / "model.safetensors")
+    others = ("audio", "face", "pose")
+    save_file(
+        {n: value for n, value in weights.items() if not any(name in n for name in others)},
+        released / "model.safetensors",
+    )
+    (released / "config.json").write_text(json.dumps(about | {"schema": 1}))
+    write_sums(released, sorted(FILES - {"SHA256SUMS"}))
+    assert load_encoder(released).modalities == ("video",)
 
 
 def test_an_encoder_of_the_first_schema_is_read_unless_it_reads_faces(released: Path) -> None:

@@ -222,6 +222,7 @@ def write(name: str, content: bytes) -> Callable[[Path], None]:
         (edit(lambda about: about["model"].update(dim="48")), "make no encoder"),
         (edit(lambda about: about["model"].update(heads=5)), "make no encoder"),
         (edit(lambda about: about["model"].update(streams=["audio"])), "make no encoder"),
+        (edit(lambda about: about["model"].update(streams=5)), "make no encoder"),
         (edit(lambda about: about["model"].update(colour=1)), "unknown settings colour; a newer kinesic may know them"),
         (write("config.json", b"{"), "cannot be read"),
         (write("config.json", b"\xff\xff"), "cannot be read"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shutil
 from collections import Counter
@@ -128,6 +129,11 @@ def test_splits_and_their_absence(shards: Path) -> None:
     summary = clips.summary()
     assert summary["recordings"] == 2
     assert summary["clips"] == len(clips) == summary["streams"]["video"]
+    digests = summary["shards"]
+    for shard, rows in index[index["split"] == "train"].groupby("shard"):  # write_index keeps the order of the offsets
+        listed = "".join(f"{row['sha256']}\n" for row in rows.to_dict("records"))
+        assert digests.pop(shard) == hashlib.sha256(listed.encode()).hexdigest()
+    assert not digests
     with pytest.raises(UserError, match="no clips of split"):
         Clips(DataConfig(shards, splits=["nonsense"]), ["video"])
 
