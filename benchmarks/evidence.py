@@ -33,7 +33,7 @@ from torch import Tensor
 
 from data_prep.shards import read_index
 from finetune.features import batches
-from finetune.tasks import bootstrap_recordings
+from finetune.metrics import bootstrap_recordings
 from pretrain.clips import Clip
 from pretrain.config import KINDS
 from pretrain.masking import NOT_REBUILT, Mask, draw_mask

@@ -38,7 +38,7 @@ from finetune.labels import read_labels
 from finetune.problem import Problem, labelled, persons
 from finetune.report import Table
 from finetune.splits import Split, given_split
-from finetune.tasks import bootstrap_recordings
+from finetune.metrics import bootstrap_recordings
 from pretrain.encoder import Encoder
 
 SEEDS = 3

@@ -1,41 +1,64 @@
 """Labels: a table outside the shards, joined to the clips by time.
 
 A label row names a recording, optionally a participant and a stretch of time (``start``, ``end`` in seconds on the
-recording's clock), then one column a target. The examples that come out are what a head is trained on: a clip, or one
-participant of it.
+recording's clock), then one column a target; exports of ELAN and BORIS are read as such tables (annotations.py). The
+examples that come out are what a head is trained on: a clip, or one participant of it, or a window of time of either.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from configs import UserError
+from finetune.annotations import AnnotationFile, read_annotations
+from finetune.tasks import SEPARATOR, TaskName
 
 SCENE = -1  # "person" of an example that is about the whole clip
-TaskName = Literal["classification", "regression"]
+COLUMNS = ["recording", "participant", "start", "end", "value", "file", "event"]
+YES, NO = "yes", "no"  # classes of a single event
 
 
-def read_labels(path: Path, target: str) -> pd.DataFrame:
-    """The rows of a label table that have a value for the target.
+def targets_of(target: str) -> tuple[str, ...]:
+    """``--target a,b,c``: several names are the labels of a multi-label task."""
+    return tuple(name.strip() for name in target.split(",") if name.strip())
 
-    Columns: recording, participant (str, "" = not named), start, end (seconds, -inf and inf = the whole recording;
-    an empty end where a start is given = until the recording's next row), value. Raises UserError.
+
+def read_labels(path: Path, target: str, task: TaskName | None = None) -> pd.DataFrame:
+    """The rows of a label table, or of an export of ELAN or BORIS, that have a value for the target.
+
+    Columns: recording, participant (str, "" = not named), start, end (seconds, -inf and inf = the whole recording; an empty
+    end where a start is given = until the recording's next row), value (of several targets: the names of those that hold,
+    "a;b"), file (another name that the data may have for the recording, or ""), event (whether the value holds for a stretch
+    of time as soon as it occurs in it). Raises UserError.
     """
-    table = _read_table(path)
-    for column, what in (("recording", "column"), (target, "target")):
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    names = targets_of(target)
+    if any(SEPARATOR in name for name in names):
+        raise UserError(f"--target {target}: the names of labels must not contain {SEPARATOR!r}")
+    several = len(names) > 1 or task == "multi-label"
+    if several and task not in {None, "multi-label"}:
+        raise UserError(f"--target {target}: several targets are a multi-label task; for {task} give one at a time")
+    export = None if path.suffix == ".parquet" else read_annotations(path)
+    if export is not None:
+        return _of_annotations(path, export, names, several)
+    return _of_table(path, _read_table(path), names, several)
+
+
+def _of_table(path: Path, table: pd.DataFrame, names: Sequence[str], several: bool) -> pd.DataFrame:
+    """Labels out of a table with a column for each target."""
+    for column, what in (("recording", "column"), *((name, "target") for name in names)):
         if column not in table:
-            near = difflib.get_close_matches(column, map(str, table.columns), 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(map(str, table.columns))}"
-            raise UserError(f"{path}: no {what} {column!r}; {hint}")
-    table = table[table[target].notna()].reset_index(drop=True)
+            raise UserError(f"{path}: no {what} {column!r}; {_hint(column, table.columns)}")
+    table = table[table[list(names)].notna().all(axis=1)].reset_index(drop=True)
     if table.empty:
-        raise UserError(f"{path}: target {target!r} has no value in any row")
+        raise UserError(f"{path}: target {', '.join(map(repr, names))} has no value in any row")
     labels = pd.DataFrame({"recording": table["recording"].map(_name)})
     labels["participant"] = table["participant"].map(_name) if "participant" in table else ""
     for column in ("start", "end"):
@@ -44,17 +67,64 @@ def read_labels(path: Path, target: str) -> pd.DataFrame:
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: column {column!r} must hold seconds: {error}") from None
         labels[column] = values.astype(float)
-    labels["value"] = table[target]
+    labels["value"] = _sets(path, table, names) if several else table[names[0]]
+    labels = labels.assign(file="", event=several)
     return _close_intervals(labels)
 
 
+def _sets(path: Path, table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Columns of 0 and 1 -> the names of those that are 1, "a;b"."""
+    there = np.zeros((len(table), len(names)), bool)
+    for number, name in enumerate(names):
+        values = table[name].map(lambda value: str(value).strip().lower())
+        known = values.isin(["0", "1", "0.0", "1.0", "false", "true"])
+        if not known.all():
+            wrong = table[name][~known].iloc[0]
+            raise UserError(f"{path}: a multi-label task needs 0 and 1 in each of its columns; {name!r} holds {str(wrong)!r}")
+        there[:, number] = values.isin(["1", "1.0", "true"])
+    return [SEPARATOR.join(name for name, on in zip(names, row, strict=True) if on) for row in there]
+
+
+def _of_annotations(path: Path, export: AnnotationFile, names: Sequence[str], several: bool) -> pd.DataFrame:
+    """Labels out of an export. One tier with several values holds classes (or numbers), and time without annotation has no
+    label; otherwise annotations say when something occurs, and all the rest of a recording that was coded does not have it."""
+    parts = []
+    for name in names:
+        part = export.of(name)
+        if part is None:
+            raise UserError(f"{path}: no {export.unit} {name!r}; {_hint(name, export.names)}")
+        parts.append(part.assign(name=name))
+    found = pd.concat(parts, ignore_index=True)
+    if not several and found["value"].nunique() > 1:
+        labels = found[found["value"] != ""].assign(event=False)
+        numbers = pd.to_numeric(labels["value"], errors="coerce")
+        labels["value"] = labels["value"] if numbers.isna().any() else numbers
+        return labels[COLUMNS].reset_index(drop=True)
+    named = found["participant"] != ""
+    if named.any() and not named.all():
+        raise UserError(
+            f"{path}: {(~named).sum()} of {len(found)} annotations of {', '.join(names)} name no participant, the others do"
+        )
+    coded = export.coded[(export.coded["participant"] != "") == bool(named.any())]
+    found["value"] = found["name"] if several else YES
+    absent = coded.assign(start=-np.inf, end=np.inf, value="" if several else NO)
+    return pd.concat([found, absent], ignore_index=True).assign(event=True)[COLUMNS]
+
+
+def _hint(name: str, known: Sequence[object] | pd.Index) -> str:
+    near = difflib.get_close_matches(name, map(str, known), 1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(map(str, known))}"
+
+
 def _read_table(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, dtype={"recording": str, "participant": str}, skipinitialspace=True)
+        with path.open(encoding="utf-8-sig") as file:
+            separator = "\t" if "\t" in file.readline() else ","
+        return pd.read_csv(
+            path, sep=separator, dtype={"recording": str, "participant": str}, skipinitialspace=True, encoding="utf-8-sig"
+        )
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table: {' '.join(str(error).split())}") from None
 
@@ -88,35 +158,41 @@ def class_names(values: pd.Series) -> pd.Series:
 
 
 def join(
-    labels: pd.DataFrame, index: pd.DataFrame, task: TaskName, people: Sequence[dict[str, int]]
+    labels: pd.DataFrame,
+    index: pd.DataFrame,
+    task: TaskName,
+    people: Sequence[dict[str, int]],
+    window_seconds: float | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Gives every clip the labels that overlap it in time.
+    """Gives every clip, or every window of it, the labels that overlap it in time.
 
     labels: of read_labels. index: a row a clip (recording, start, end, ...). people: per clip, participant -> person.
-    Several rows over one clip: the value that covers most of it (classification), the mean weighted by overlap
-    (regression). Returns the examples and lines of warning. Examples: row (position in index), person (-1 = the whole
-    clip), participant, recording, start, end, value. Raises UserError where nothing matches.
+    Several rows over one clip: the value that covers most of it (classification, ordinal), the mean weighted by overlap
+    (regression); an event (every label of a multi-label task) holds where it covers half of the clip or half of it lies in the
+    clip. Returns the examples and lines of warning. Examples: row (position in index), person (-1 = the whole clip),
+    participant, recording, start, end, value. Raises UserError where nothing matches.
     """
     labels = labels.copy()
-    if task == "classification":
+    if task in {"regression", "ordinal"} and not pd.api.types.is_numeric_dtype(labels["value"]):
+        raise UserError(f"task {task} needs numbers; the target holds {labels['value'].iloc[0]!r}")
+    if task in {"classification", "ordinal"}:
         labels["value"] = class_names(labels["value"])
-    elif not pd.api.types.is_numeric_dtype(labels["value"]):
-        raise UserError(f"task regression needs numbers; the target holds {labels['value'].iloc[0]!r}")
     recordings = index["recording"].astype(str)
+    labels["recording"] = _as_the_data_call_it(labels, set(recordings))
     warnings = _unmatched(labels, recordings)
     clips = dict(tuple(index.assign(row=np.arange(len(index))).groupby(recordings, sort=False)))
     examples = []
     for recording, of_recording in labels[labels["recording"].isin(clips)].groupby("recording", sort=False):
         alone = of_recording["participant"].nunique() == 1
         for participant, rows in of_recording.groupby("participant", sort=False):
-            for row, start, end in clips[str(recording)][["row", "start", "end"]].itertuples(index=False):
-                value = _value_over(rows, start, end, task)
-                if value is None:
-                    continue
+            for row, clip_start, clip_end in clips[str(recording)][["row", "start", "end"]].itertuples(index=False):
                 person = people[row].get(str(participant), SCENE)
                 if participant and person == SCENE and not alone:
                     continue  # nothing says which of the people this label is about
-                examples.append((row, person, participant, recording, start, end, value))
+                for start, end in windows(clip_start, clip_end, window_seconds):
+                    value = _value_over(rows, start, end, task)
+                    if value is not None:
+                        examples.append((row, person, participant, recording, start, end, value))
     if not examples:
         raise UserError(
             "no label overlaps a clip: are start and end seconds on the recording's clock, and do the shards name the "
@@ -128,6 +204,21 @@ def join(
     if missing:
         warnings.append(f"{_some(missing, 'recordings')}: labelled, but no label could be given to a clip or a person")
     return joined, warnings
+
+
+def windows(start: float, end: float, seconds: float | None) -> Iterator[tuple[float, float]]:
+    """A clip cut into windows from its start; what is left at its end counts as one if it is at least half as long."""
+    if seconds is None:
+        yield start, end
+        return
+    for number in range(max(int((end - start) / seconds + 0.5 + 1e-6), 1)):
+        yield start + number * seconds, min(start + (number + 1) * seconds, end)
+
+
+def _as_the_data_call_it(labels: pd.DataFrame, known: set[str]) -> pd.Series:
+    """The recordings' names: a coder's own, or those of the coded files, whichever the data have more of."""
+    own, file = (labels[column].isin(known).sum() for column in ("recording", "file"))
+    return labels["file"] if file > own else labels["recording"]
 
 
 def _unmatched(labels: pd.DataFrame, recordings: pd.Series) -> list[str]:
@@ -150,11 +241,16 @@ def _some(names: set[str] | list[str], what: str) -> str:
 
 def _value_over(rows: pd.DataFrame, start: float, end: float, task: TaskName) -> str | float | None:
     """The label of [start, end), or None where no row overlaps it."""
-    overlap = np.minimum(rows["end"].to_numpy(), end) - np.maximum(rows["start"].to_numpy(), start)
-    inside = overlap > 0
+    starts, ends = rows["start"].to_numpy(), rows["end"].to_numpy()
+    overlap = np.minimum(ends, end) - np.maximum(starts, start)
+    inside = (overlap > 0) | ((starts == ends) & (starts >= start) & (starts < end))
     if not inside.any():
         return None
     values, weights = rows["value"].to_numpy()[inside], overlap[inside]
+    if rows["event"].iloc[0]:
+        holds = weights >= np.minimum(ends - starts, end - start)[inside] / 2
+        occurring = sorted({name for value in values[holds] for name in value.split(SEPARATOR) if name})
+        return SEPARATOR.join(occurring) if task == "multi-label" else YES if YES in occurring else NO
     if task == "regression":
         return float(np.average(values.astype(float), weights=weights))
     if len(values) == 1:

@@ -1,137 +1,206 @@
-"""What is predicted: the loss, the metrics and the columns of a prediction.
+"""What is predicted: the loss, the decision, the columns of a prediction, and which figures judge it.
 
-Classification: cross entropy; accuracy, balanced accuracy, macro F1. Regression: squared error on the standardised
-target; MAE, R2, Pearson's r and the concordance correlation of Lin (1989). Intervals resample recordings, never clips.
+- classification: cross entropy;
+- multi-label: binary cross entropy of every label;
+- ordinal: levels in order, binary cross entropy of "above this level" for every level but the last (CORAL: Cao et al. 2020,
+  arXiv 1901.07884, section 3; the linear probe shares one direction among them, as there);
+- regression: squared error on the standardised target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
-RESAMPLES = 1000  # of the bootstrap
+from finetune import metrics
+from finetune.metrics import Weighted
+
+TaskName = Literal["classification", "multi-label", "ordinal", "regression"]
+MAIN = {
+    "classification": "accuracy",
+    "multi-label": "mean_ap",
+    "ordinal": "quadratic_kappa",
+    "regression": "ccc",
+}
+SEPARATOR = ";"  # between the labels that an example of a multi-label task has
+HALF = 0.5  # probability from which a label, or the second of two classes, is predicted
 
 
 @dataclass(frozen=True)
 class Task:
-    """A classification (``classes`` in a fixed order) or a regression (no classes)."""
+    """``classes`` in a fixed order: classes, labels, or levels from low to high; a regression has none.
 
-    name: Literal["classification", "regression"]
+    balanced: all classes count the same in the loss, however many examples they have.
+    """
+
+    name: TaskName
     classes: tuple[str, ...] = ()
+    balanced: bool = False
 
     @property
     def outputs(self) -> int:
         """Numbers that a head gives for one example."""
+        return len(self.classes) - (self.name == "ordinal") if self.classes else 1
+
+    @property
+    def predicted(self) -> int:
+        """Numbers of a prediction: a probability for each class, label or level; or the value."""
         return len(self.classes) or 1
 
     @property
     def main_metric(self) -> str:
         """The metric that is compared and drawn."""
-        return "accuracy" if self.classes else "ccc"
+        return MAIN[self.name]
 
     def targets(self, values: Sequence[object] | np.ndarray) -> np.ndarray:
-        """Values of the label table -> class numbers int64 [example], or float64 [example]."""
+        """Values of the label table -> int64 class or level [example], 0 or 1 [example, label], or float64 [example]."""
         if not self.classes:
             return np.asarray(values, dtype=np.float64)
         number = {name: k for k, name in enumerate(self.classes)}
-        return np.array([number[str(value)] for value in values], dtype=np.int64)
+        if self.name != "multi-label":
+            return np.array([number[str(value)] for value in values], dtype=np.int64)
+        targets = np.zeros((len(values), len(self.classes)), np.int64)
+        for row, value in enumerate(values):
+            targets[row, [number[name] for name in str(value).split(SEPARATOR) if name]] = 1
+        return targets
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """outputs [example, output]; targets [example], for a regression already standardised -> mean loss."""
-        if self.classes:
-            return torch.nn.functional.cross_entropy(outputs, targets)
-        return torch.nn.functional.mse_loss(outputs[:, 0], targets.to(outputs.dtype))
+    def indicators(self, targets: np.ndarray) -> np.ndarray:
+        """What the outputs stand for, float64 [example, output]: 1 for the class, the labels, the levels that are surpassed;
+        or the value."""
+        if self.name == "classification":
+            return np.eye(len(self.classes))[targets]
+        if self.name == "ordinal":
+            return (targets[:, None] > np.arange(self.outputs)).astype(np.float64)
+        return targets.reshape(len(targets), -1).astype(np.float64)
 
-    def metrics(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-        """targets [example]; predictions: probabilities [example, class], or values [example, 1]."""
-        return _classification(targets, predictions) if self.classes else _regression(targets, predictions[:, 0])
-
-    def interval(self, targets: np.ndarray, predictions: np.ndarray, recordings: np.ndarray) -> tuple[float, float]:
-        """95 % interval of the main metric, averaged over seeds, by resampling recordings. predictions [seed, example, ...]."""
-        sums = np.stack([self._sums(targets, p, recordings) for p in predictions])  # seed recording sum
-        return bootstrap_recordings(sums, self._from_sums)
-
-    def _sums(self, targets: np.ndarray, predictions: np.ndarray, recordings: np.ndarray) -> np.ndarray:
-        """What the main metric is computed from, summed within each recording: [recording, sum]."""
-        if self.classes:
-            columns = [predictions.argmax(1) == targets]
+    def loss(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """outputs [example, output]; targets as above, for a regression standardised; weights of their shape -> mean loss."""
+        if self.name == "classification":
+            losses = cross_entropy(outputs, targets, reduction="none")
+        elif self.name == "multi-label":
+            losses = binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
+        elif self.name == "ordinal":
+            above = targets[:, None] > torch.arange(self.outputs, device=targets.device)
+            losses = softplus(torch.where(above, -outputs, outputs)).mean(1)
         else:
-            x, y = targets, predictions[:, 0]
-            columns = [x, y, x * x, y * y, x * y]
-        which = np.unique(recordings, return_inverse=True)[1]
-        return np.stack([np.bincount(which, weights=c) for c in (np.ones(len(targets)), *columns)], axis=1)
+            losses = (outputs[:, 0] - targets.to(outputs.dtype)).square()
+        return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
 
-    def _from_sums(self, sums: np.ndarray) -> np.ndarray:
-        """[..., sum] over some recordings -> main metric [...]."""
-        n = sums[..., 0]
-        if self.classes:
-            return sums[..., 1] / n
-        x, y, xx, yy, xy = np.moveaxis(sums[..., 1:] / n[..., None], -1, 0)
-        spread = (xx - x * x) + (yy - y * y) + (x - y) ** 2
-        return np.divide(2 * (xy - x * y), spread, out=np.zeros_like(n), where=spread > 0)
+    def weights(self, targets: np.ndarray, learnt: np.ndarray) -> np.ndarray:
+        """How much targets count in the loss, float32 of their shape: 1; or, balanced, over how often the class (or whether the
+        label is there) occurs among ``learnt``, the targets of the training part."""
+        if not self.balanced:
+            return np.ones(targets.shape, np.float32)
+        if targets.ndim == 2:
+            return np.stack([_balanced(t, of, 2) for t, of in zip(targets.T, learnt.T, strict=True)], 1)
+        return _balanced(targets, learnt, len(self.classes))
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """outputs [example, output] of a task that has classes -> [example, class]."""
+        if self.name == "classification":
+            return outputs.softmax(1)
+        if self.name == "multi-label":
+            return outputs.sigmoid()
+        above = outputs.sigmoid().cummin(1).values  # a level is surpassed no more often than those below it
+        one, none = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
+        return torch.cat([one, above], 1) - torch.cat([above, none], 1)
+
+    def decide(self, predictions: np.ndarray, thresholds: np.ndarray | float = HALF) -> np.ndarray:
+        """predictions [..., example, predicted] -> int class or level [..., example], 0 or 1 [..., example, label], or value.
+
+        thresholds: probability of the second of two classes from which on it is said, [..., example]. A level is the middle
+        one: those above have less than half of the probability.
+        """
+        if self.name == "regression":
+            return predictions[..., 0]
+        if self.name == "multi-label":
+            return (predictions >= HALF).astype(np.int64)
+        if self.name == "ordinal":
+            return (1 - predictions.cumsum(-1)[..., :-1] > HALF).sum(-1)
+        if len(self.classes) == 2:
+            return (predictions[..., 1] >= thresholds).astype(np.int64)
+        return predictions.argmax(-1)
+
+    def said(self, decided: np.ndarray) -> list[Any]:
+        """What ``decide`` found for some examples, in the words of the label table."""
+        if self.name == "regression":
+            return decided.tolist()
+        if self.name == "multi-label":
+            return [SEPARATOR.join(np.array(self.classes)[row == 1]) for row in decided]
+        return [self.classes[number] for number in decided]
+
+    def metrics(
+        self, targets: np.ndarray, predictions: np.ndarray, thresholds: np.ndarray | float = HALF
+    ) -> dict[str, float]:
+        """Every figure of one seed. targets, predictions, thresholds: as ``decide`` has them, without leading axes."""
+        decided = self.decide(predictions, thresholds)
+        if self.name == "classification":
+            return metrics.classification(targets, predictions, decided)
+        if self.name == "multi-label":
+            return metrics.multi_label(targets, predictions, decided)
+        return metrics.ordinal(targets, decided) if self.name == "ordinal" else metrics.regression(targets, decided)
+
+    def details(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
+        """More of one seed than a number each: the reliability curve of two classes, the average precision of every label."""
+        if self.name == "classification" and len(self.classes) == 2:
+            return {"calibration": metrics.calibration(targets, predictions[:, 1])}
+        if self.name != "multi-label":
+            return {}
+        once = np.ones(len(targets))
+        found = [
+            metrics.weighted_average_precision(t == 1, p)(once) for t, p in zip(targets.T, predictions.T, strict=True)
+        ]
+        return {
+            "average_precision": {
+                name: None if np.isnan(value) else float(value) for name, value in zip(self.classes, found, strict=True)
+            }
+        }
+
+    def intervals(
+        self, targets: np.ndarray, predictions: np.ndarray, units: np.ndarray, thresholds: np.ndarray | float = HALF
+    ) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the main metric (of two classes also of auroc, sensitivity, specificity), averaged over seeds, by
+        resampling units. predictions [seed, example, ...]; thresholds [seed, example]; units int [example]."""
+        thresholds = np.broadcast_to(thresholds, predictions.shape[:2])
+        by_seed = [self._weighted(targets, p, t) for p, t in zip(predictions, thresholds, strict=True)]
+        return {name: metrics.interval([seed[name] for seed in by_seed], units) for name in by_seed[0]}
+
+    def _weighted(self, targets: np.ndarray, predictions: np.ndarray, thresholds: np.ndarray) -> dict[str, Weighted]:
+        """The figures that get an interval, of one seed."""
+        decided = self.decide(predictions, thresholds)
+        if self.name in {"ordinal", "regression"}:
+            return {self.main_metric: metrics.weighted_ccc(targets, decided)}
+        if self.name == "multi-label":
+            labels = [k for k in range(len(self.classes)) if targets[:, k].any()]
+            parts = [metrics.weighted_average_precision(targets[:, k] == 1, predictions[:, k]) for k in labels]
+            return {"mean_ap": lambda weights: _nanmean([part(weights) for part in parts], weights)}
+        found = {"accuracy": metrics.weighted_mean(decided == targets)}
+        if len(self.classes) == 2:
+            positive = targets == 1
+            found |= {
+                "auroc": metrics.weighted_auroc(positive, predictions[:, 1]),
+                "sensitivity": metrics.weighted_mean(decided == 1, positive),
+                "specificity": metrics.weighted_mean(decided == 0, ~positive),
+            }
+        return found
 
 
-def bootstrap_recordings(sums: np.ndarray, statistic) -> tuple[float, float]:
-    """95 % percentile interval of the seeds' mean of ``statistic``.
-
-    sums [seed, recording, sum]; statistic: [..., sum] -> [...]. Recordings are drawn with replacement, the same ones for
-    every seed and, where ``sums`` holds two methods, for both (paired). One recording has no interval: nan.
-    """
-    from scipy.stats import bootstrap
-
-    recordings = sums.shape[1]
-    if recordings < 2:
-        return float("nan"), float("nan")
-
-    def of_draw(drawn: np.ndarray, axis: int) -> np.ndarray:
-        del axis  # the last one: drawn is int [..., recording]
-        return statistic(np.take(sums, drawn, axis=1).sum(-2)).mean(0)
-
-    result = bootstrap(
-        (np.arange(recordings),),
-        of_draw,
-        n_resamples=RESAMPLES,
-        batch=100,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+def _balanced(targets: np.ndarray, learnt: np.ndarray, classes: int) -> np.ndarray:
+    """Over how often each class occurs among ``learnt``, 1 in the mean; scikit-learn's "balanced". float32 [example]"""
+    count = np.bincount(learnt, minlength=classes)
+    seen = count > 0
+    return np.where(seen, len(learnt) / (seen.sum() * np.maximum(count, 1)), 1.0).astype(np.float32)[targets]
 
 
-def ccc(targets: np.ndarray, predictions: np.ndarray) -> float:
-    """Concordance correlation with population variances; 0 where both are constant."""
-    covariance = np.mean((targets - targets.mean()) * (predictions - predictions.mean()))
-    spread = targets.var() + predictions.var() + (targets.mean() - predictions.mean()) ** 2
-    return float(2 * covariance / spread) if spread > 0 else 0.0
-
-
-def _classification(targets: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score, recall_score
-
-    predicted = probabilities.argmax(1)
-    seen = np.unique(targets)  # a class that no example of the test set has takes no part in the averages
-    return {
-        "accuracy": float(accuracy_score(targets, predicted)),
-        "balanced_accuracy": float(recall_score(targets, predicted, labels=seen, average="macro", zero_division=0)),
-        "macro_f1": float(f1_score(targets, predicted, labels=seen, average="macro", zero_division=0)),
-    }
-
-
-def _regression(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    from scipy.stats import pearsonr
-    from sklearn.metrics import mean_absolute_error, r2_score
-
-    varies = len(targets) > 1 and np.ptp(targets) > 0
-    moves = varies and np.ptp(predictions) > 0
-    return {
-        "mae": float(mean_absolute_error(targets, predictions)),
-        "r2": float(r2_score(targets, predictions)) if varies else float("nan"),
-        "pearson": float(pearsonr(targets, predictions).statistic) if moves else float("nan"),
-        "ccc": ccc(targets, predictions),
-    }
+def _nanmean(values: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Mean over labels [label][draw]; a label that a draw lacks takes no part in it, without labels 0."""
+    if not values:
+        return np.zeros(weights.shape[:-1])
+    known = np.isfinite(values)
+    return np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)

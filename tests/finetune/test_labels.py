@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from configs import UserError
-from finetune.labels import SCENE, class_names, infer_task, join, people_of, read_labels
+from finetune.labels import SCENE, class_names, infer_task, join, people_of, read_labels, targets_of, windows
 
 
 def table(folder: Path, text: str) -> Path:
@@ -30,7 +30,7 @@ def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
     frame = pd.DataFrame({"recording": ["007"], "start": [1.0], "end": [2.0], "score": [0.5]})
     frame.to_parquet(tmp_path / "labels.parquet")
     labels = read_labels(tmp_path / "labels.parquet", "score")
-    assert labels.iloc[0].tolist() == ["007", "", 1.0, 2.0, 0.5]
+    assert labels.iloc[0, :5].tolist() == ["007", "", 1.0, 2.0, 0.5]
 
 
 def test_a_row_without_times_holds_for_the_whole_recording(tmp_path: Path) -> None:
@@ -114,3 +114,54 @@ def test_task_and_class_names_follow_from_the_values() -> None:
     assert infer_task(pd.Series([1, 2, 3] * 10)) == "classification"
     assert infer_task(pd.Series(list("abcdefghijklm"))) == "classification"
     assert class_names(pd.Series([1.0, 2.0])).tolist() == ["1", "2"]  # a gap in the column makes whole numbers floats
+
+
+def test_a_clip_is_cut_into_windows_from_its_start() -> None:
+    assert list(windows(10, 13, None)) == [(10, 13)]
+    assert list(windows(10, 13, 1.0)) == [(10, 11), (11, 12), (12, 13)]
+    assert list(windows(0, 2.6, 1.0)) == [(0, 1), (1, 2), (2, 2.6)]  # more than half is left
+    assert list(windows(0, 2.4, 1.0)) == [(0, 1), (1, 2)]
+    assert list(windows(0, 0.4, 1.0)) == [(0, 0.4)]
+    assert len(list(windows(0, 600, 0.1))) == 6000
+
+
+def test_every_window_has_the_label_of_its_own_time(tmp_path: Path) -> None:
+    text = "recording,participant,start,level\n" + "".join(f"a,p,{k / 4},{k // 4}\n" for k in range(16))
+    labels = read_labels(table(tmp_path, text), "level")
+    examples, _ = join(labels, clips(("a", 0, 2), ("a", 2, 4)), "regression", [{"p": 7}, {}], window_seconds=1.0)
+    assert examples[["row", "person", "start", "end", "value"]].to_numpy().tolist() == [
+        [0, 7, 0, 1, 0],
+        [0, 7, 1, 2, 1],
+        [1, SCENE, 2, 3, 2],  # nobody else is labelled: the whole clip stands for p
+        [1, SCENE, 3, 4, 3],
+    ]
+
+
+def test_several_targets_are_sets_of_labels(tmp_path: Path) -> None:
+    """Each holds where it covers half of the clip, or half of it lies there."""
+    text = "recording,start,end,Leg movement,groom\na,0,1,1,0\na,1,3.9,0,True\na,3.9,9,1,0\nb,,,0,0\n"
+    labels = read_labels(table(tmp_path, text), "Leg movement, groom")
+    examples, _ = join(labels, clips(("a", 0, 4), ("a", 4, 8), ("b", 0, 4)), "multi-label", [{}] * 3)
+    assert examples["value"].tolist() == ["Leg movement;groom", "Leg movement", ""]
+    assert targets_of("Leg movement, groom") == ("Leg movement", "groom")
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "says"),
+    [
+        ("a,c", None, "no target 'c'"),
+        ("a,b", None, "needs 0 and 1 in each of its columns; 'b' holds '3'"),
+        ("b", "multi-label", "'b' holds '3'"),
+        ("a,b", "regression", "several targets are a multi-label task"),
+        ("a;b", None, "must not contain ';'"),
+    ],
+)
+def test_what_is_no_set_of_labels_is_named(tmp_path: Path, target: str, task, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        read_labels(table(tmp_path, "recording,a,b\nx,0,3\ny,1,1\n"), target, task)
+
+
+def test_levels_are_numbers(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "recording,pain\na,low\n"), "pain")
+    with pytest.raises(UserError, match="task ordinal needs numbers; the target holds 'low'"):
+        join(labels, clips(("a", 0, 4)), "ordinal", [{}])
