@@ -32,7 +32,7 @@ from finetune import baselines
 from finetune.config import RunConfig as FinetuneConfig
 from finetune.evaluation import summary
 from finetune.features import as_features, encoding, map_clips
-from finetune.problem import Problem, persons
+from finetune.problem import Problem, parts_of
 from finetune.splits import Split
 from pretrain import checkpoint
 from pretrain.clips import Clip
@@ -124,7 +124,7 @@ def at_step_0(config: RunConfig, trunk: Encoder, problem: Problem, given: Split)
         problem.index,
         [encoding(encoder, streams, f"{name} ") for name, (encoder, streams) in read.items()],
         extended.modalities,
-        people=persons(problem.examples),
+        parts=parts_of(problem.examples),
         workers=0,
         title="step 0",
     )

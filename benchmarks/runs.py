@@ -21,7 +21,7 @@ import configs
 from benchmarks.shortcut import of_examples, untrained
 from finetune import baselines
 from finetune.features import Features, as_features, cached, data_digest, digest_of, encoding, map_clips, weights_digest
-from finetune.problem import Problem, persons
+from finetune.problem import Problem, parts_of
 from pretrain.__main__ import COMMANDS
 from pretrain.config import ReleaseConfig, RunConfig
 from pretrain.engine import run
@@ -86,7 +86,7 @@ def features(problem: Problem, folder: Path, batch: int = 16) -> dict[str, np.nd
             problem.index,
             [encoding(encoder, *which, bf16=True) for which in read],
             encoder.modalities,
-            people=persons(problem.examples),
+            parts=parts_of(problem.examples),
             batch_size=batch,
             workers=0,
             title=f"{folder.parent.name}: {len(problem.index)} clips",
@@ -109,7 +109,7 @@ def references(problem: Problem, folder: Path, seed: int, batch: int = 16) -> di
             problem.index,
             [baselines.describe, encoding(encoder, encoder.modalities, bf16=True)],
             {*encoder.modalities, *baselines.MODALITIES},
-            people=persons(problem.examples),
+            parts=parts_of(problem.examples),
             batch_size=batch,
             workers=0,
             title=f"untrained: {len(problem.index)} clips",

@@ -33,12 +33,12 @@ from finetune import baselines, methods, training
 from finetune.config import RunConfig, TrainingConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
 from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
-from finetune.features import Features, as_features, encoding, map_clips, of_one
+from finetune.features import Features, Part, as_features, encoding, map_clips, of_one
 from finetune.labels import read_labels
-from finetune.problem import Problem, labelled, persons
+from finetune.metrics import bootstrap_recordings
+from finetune.problem import Problem, labelled, parts_of
 from finetune.report import Table
 from finetune.splits import Split, given_split
-from finetune.metrics import bootstrap_recordings
 from pretrain.encoder import Encoder
 
 SEEDS = 3
@@ -143,9 +143,9 @@ def probed(problem: Problem, given: Split, rows: Mapping[str, Sequence[Features]
 
 def describe(shards: Path, index: pd.DataFrame, examples: pd.DataFrame, config: RunConfig) -> dict[str, np.ndarray]:
     """Everything that a row of the table is computed from, in the order of the examples; each clip is decoded once."""
-    people = persons(examples)
+    wanted = parts_of(examples)
     parts = np.array_split(np.arange(len(index)), PROCESSES)
-    work = [(shards, index.iloc[part], [people[clip] for clip in part], config) for part in parts]
+    work = [(shards, index.iloc[part], [wanted[clip] for clip in part], config) for part in parts]
     with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
         tables = list(pool.map(describe_part, work))
     table = {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
@@ -160,9 +160,9 @@ def of_examples(table: dict[str, np.ndarray], examples: pd.DataFrame) -> dict[st
     return {name: values[rows] for name, values in table.items()}
 
 
-def describe_part(work: tuple[Path, pd.DataFrame, list[list[int]], RunConfig]) -> dict[str, np.ndarray]:
+def describe_part(work: tuple[Path, pd.DataFrame, list[list[Part]], RunConfig]) -> dict[str, np.ndarray]:
     """``describe`` for some of the clips, with one thread: two processes are faster so than one with two threads."""
-    shards, index, people, config = work
+    shards, index, parts, config = work
     torch.set_num_threads(1)
     encoder = open_encoder(config.encoder, config.device).requires_grad_(False)
     streams = chosen_streams(encoder, None)
@@ -175,7 +175,7 @@ def describe_part(work: tuple[Path, pd.DataFrame, list[list[int]], RunConfig]) -
         index,
         functions,
         {*streams, *baselines.MODALITIES},
-        people=people,
+        parts=parts,
         batch_size=config.batch_size,
         workers=0,
         title=f"{len(index)} clips, {SEEDS + 1} encoders",

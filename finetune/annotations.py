@@ -99,7 +99,7 @@ def _table(path: Path, header: list[str], lines: list[list[str]]) -> pd.DataFram
 
 
 def seconds(text: str) -> float:
-    """"12.5" or "00:00:12.500" in seconds. Raises ValueError."""
+    """ "12.5" or "00:00:12.500" in seconds. Raises ValueError."""
     text = text.replace(",", ".")
     if not CLOCK.fullmatch(text):
         return float(text)
@@ -171,7 +171,9 @@ def _with_header(path: Path, rows: list[list[str]]) -> pd.DataFrame:
         raise UserError(f"{path}: no begin and end times: tick them, and column headers, when exporting from ELAN")
     begin, end = (np.array([seconds(cell) for cell in columns[k]]) for k in times[:2])
     if (end < begin).any():
-        raise UserError(f"{path}: the second time is before the first: tick begin and end time when exporting from ELAN")
+        raise UserError(
+            f"{path}: the second time is before the first: tick begin and end time when exporting from ELAN"
+        )
     told = [factor * time for time in (begin, end, end - begin) for factor in (1, 1000)]
 
     def is_told(cells: list[str]) -> bool:
@@ -191,13 +193,15 @@ def _with_header(path: Path, rows: list[list[str]]) -> pd.DataFrame:
 
 def _boris(path: Path, above: list[list[str]], table: pd.DataFrame) -> pd.DataFrame:
     """ANNOTATION of BORIS's events, tabular (START, STOP, POINT) or aggregated (from, to)."""
-    media = next((name for name in ("Media file name", "Media file path", "Media file", "Source") if name in table), None)
-    rows = pd.DataFrame({"participant": table["Subject"] if "Subject" in table else ""}, index=table.index)
+    media = next(
+        (name for name in ("Media file name", "Media file path", "Media file", "Source") if name in table), None
+    )
+    rows = pd.DataFrame({"participant": table.get("Subject", "")}, index=table.index)
     rows["participant"] = rows["participant"].map(lambda name: "" if name in NOBODY else name)
     rows["name"], rows["value"] = table["Behavior"], ""
     rows["file"] = "" if media is None else table[media].map(_stem)
     observation = next((line[1] for line in above if len(line) > 1 and line[0] == "Observation id"), path.stem)
-    rows["recording"] = table["Observation id"] if "Observation id" in table else observation
+    rows["recording"] = table.get("Observation id", observation)
     rows["file"] = rows["file"].where(rows.groupby("recording")["file"].transform("nunique") == 1, "")
     if {"Start (s)", "Stop (s)"} <= set(table.columns):
         start, stop = table["Start (s)"], table["Stop (s)"]
@@ -206,7 +210,9 @@ def _boris(path: Path, above: list[list[str]], table: pd.DataFrame) -> pd.DataFr
     state = next((name for name in ("Behavior type", "Status", "Type") if name in table), None)
     time = next((name for name in ("Time", "Time (s)") if name in table), None)
     if state is None or time is None:
-        raise UserError(f"{path}: this export of BORIS has no columns Time and Behavior type, nor Start (s) and Stop (s)")
+        raise UserError(
+            f"{path}: this export of BORIS has no columns Time and Behavior type, nor Start (s) and Stop (s)"
+        )
     return _paired(path, rows.assign(start=_seconds(path, table[time]), state=table[state].str.upper()))
 
 

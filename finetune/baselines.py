@@ -1,5 +1,7 @@
 """What stands beside every result: predictors that know less, through the same classifier code.
 
+- metadata: what the shards know of a clip without looking at it: its length and place in the recording, how many people and views,
+  sizes and rates of the views, the manifest's columns of the setting (``x.<name>``); never the recording's name;
 - mean picture: the average picture of a clip; it knows the room and the clothes, no movement;
 - motion: how much the picture changes, where and when; no shape;
 - raw streams: pose, face and sound as the encoder's tokenizers get them, without the encoder.
@@ -7,13 +9,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from finetune.features import Features
+from finetune.features import Features, Rows
 from finetune.labels import SCENE
+from finetune.windows import cut
 from pretrain.clips import Clip, View
 from pretrain.config import StreamConfig, default_streams
 from pretrain.stream_vectors import audio_cells, person_cells
@@ -25,19 +30,64 @@ FACE_KEPT = slice(-61, None)  # 52 blendshapes, head turn and shift; 478 points 
 POSE_KEPT = np.array([point * 3 + axis for point in range(33) for axis in (0, 1)])  # x and y
 RAW_SIZE = {"pose": len(POSE_KEPT), "face": 61}
 MODALITIES = ("video", "audio", "face", "pose")
-NAMES = {"picture": "mean picture", "motion": "motion only", "raw": "raw streams"}
+NAMES = {
+    "metadata": "metadata",
+    "picture": "mean picture",
+    "motion": "motion only",
+    "raw": "raw streams",
+    "handmade": "hand-made features",
+}
 
 
-def describe(clips: list[Clip], clip: np.ndarray, person: np.ndarray) -> Mapping[str, np.ndarray]:
+def describe(clips: list[Clip], rows: Rows) -> Mapping[str, np.ndarray]:
     """For ``features.map_clips``: "picture", "motion" and "raw", float32 [row, feature]."""
-    pictures = [_views(c, _mean_picture) for c in clips]
-    motions = [_views(c, _motion) for c in clips]
-    raws = [_raw_streams(clips[number], who) for number, who in zip(clip, person, strict=True)]
+    pieces = {part: cut(clips[part[0]], *part[1:]) for part in zip(rows.clip, rows.start, rows.end, strict=True)}
+    pictures = {part: _views(piece, _mean_picture) for part, piece in pieces.items()}
+    motions = {part: _views(piece, _motion) for part, piece in pieces.items()}
+    which = list(zip(rows.clip, rows.start, rows.end, strict=True))
     return {
-        "picture": np.stack(pictures)[clip],
-        "motion": np.stack(motions)[clip],
-        "raw": np.stack(raws),
+        "picture": np.stack([pictures[part] for part in which]),
+        "motion": np.stack([motions[part] for part in which]),
+        "raw": np.stack([_raw_streams(pieces[part], person) for part, person in zip(which, rows.person, strict=True)]),
     }
+
+
+def metadata(metas: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -> np.ndarray:
+    """float32 [example, feature]; metas: meta.json of the clips that ``row`` of the examples counts.
+
+    Words become a column for each that several recordings have: one that stands in a single recording would be its name.
+    """
+    about = pd.DataFrame([_known(meta) for meta in metas]).iloc[examples["row"]].reset_index(drop=True)
+    about["seconds"] = (examples["end"] - examples["start"]).to_numpy()
+    about["start"] = examples["start"].to_numpy()
+    columns = []
+    for name in about:
+        numbers = pd.to_numeric(about[name], errors="coerce")
+        if numbers[about[name].notna()].notna().all():
+            columns.append(numbers.fillna(numbers.mean() if numbers.notna().any() else 0.0).to_numpy(float))
+            continue
+        recordings = examples["recording"].groupby(about[name].astype(str).to_numpy()).nunique()
+        columns += [(about[name].astype(str) == word).to_numpy(float) for word, n in recordings.items() if n > 1]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def _known(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a meta.json says of its clip, by name; a number, a word or nothing each."""
+    streams = [view["streams"] for view in meta["views"].values()]
+    video = [s["video"] for s in streams if "video" in s]
+    known: dict[str, Any] = {
+        "people": len(meta["people"]),
+        "views": len(streams),
+        "cameras": len(video),
+        "channels": sum(s["audio"].get("channels", 1) for s in streams if "audio" in s),
+    }
+    for name in ("width", "height", "rate"):
+        values = [view[name] for view in video if view.get(name) is not None]
+        known[name] = float(np.mean(values)) if values else None
+    for name, value in meta["extra"].items():
+        of_views = value.items() if isinstance(value, dict) else [("", value)]  # where the views of a recording differ
+        known |= {f"x.{name} {view}": None if v in {"", None} else str(v) for view, v in of_views}
+    return known
 
 
 def _views(clip: Clip, function) -> np.ndarray:

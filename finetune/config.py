@@ -61,25 +61,37 @@ class RunConfig:
     data: Path
     """shards; or videos: a folder, one file or a manifest, prepared as the release asks and kept under OUT/shards"""
     labels: Path
-    """table (CSV or Parquet): recording, optionally participant, start, end (seconds), then one column a target"""
+    """table (CSV or Parquet): recording, optionally participant, start, end (seconds), then one column a target; or a text export
+    of ELAN (tab-delimited) or BORIS (events)"""
     target: str
-    """the column of the labels to predict"""
+    """the column of the labels to predict; several, a,b,c, of 0 and 1 are a multi-label task; of an ELAN export a tier, of a
+    BORIS export a behaviour"""
     out: Path
     """folder for weights, predictions, metrics and report"""
     method: Literal["linear", "adapter", "prompt"] = "adapter"
     """what is trained: a linear head on pooled features; or small weights in every block as well"""
-    task: Literal["classification", "regression"] | None = None
-    """empty = from the target's values: more than 10 different numbers are a regression"""
+    task: Literal["classification", "multi-label", "ordinal", "regression"] | None = None
+    """empty = from the target's values: more than 10 different numbers are a regression; ordinal: levels, numbers in order"""
+    positive: str | None = None
+    """of two classes the one that sensitivity, specificity and auroc are about; empty = the last in order (yes, True, 1)"""
+    window_seconds: float | None = None
+    """predict for every window of so many seconds of a clip (engagement, who speaks, turn ends), which the encoder reads whole;
+    empty = for the clip"""
     streams: tuple[str, ...] | None = None
     """streams that the encoder reads, as in [video,audio]; empty = all it knows"""
     group_by: Literal["participant", "recording", "file"] | None = None
     """what must not stand on both sides of a split; empty = participant, where the labels name them"""
-    folds: int = 5
-    """folds of the cross-validation, where the data name no train and test splits"""
+    folds: int | Literal["each"] = 5
+    """folds of the cross-validation, where the data name no train and test splits; each = leave one participant (group) out"""
     seeds: int = 3
     """repetitions, each with other folds and other initial weights"""
+    class_weights: Literal["balanced"] | None = None
+    """balanced: classes count the same in every method's loss, however rare"""
+    threshold: Literal["half", "youden"] = "half"
+    """two classes: probability from which the positive one is said; youden = where sensitivity + specificity is highest on
+    held-out thirds of the training part, which are fitted for it"""
     baselines: bool = True
-    """print what simpler predictors reach: mean, mean picture, motion, raw streams"""
+    """print what simpler predictors reach: mean, metadata, mean picture, motion, raw streams, hand-made features"""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """method adapter"""
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -94,8 +106,10 @@ class RunConfig:
     """auto = the GPU where there is one"""
 
     def __post_init__(self) -> None:
-        if self.folds < 2:
+        if self.folds != "each" and self.folds < 2:
             raise ValueError(f"folds: {self.folds} is less than 2")
+        if self.window_seconds is not None and self.window_seconds <= 0:
+            raise ValueError(f"window_seconds: {self.window_seconds} is not more than 0")
         if self.seeds < 1 or self.batch_size < 1:
             raise ValueError("seeds and batch_size must be 1 or more")
 

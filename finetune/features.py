@@ -31,25 +31,83 @@ from pretrain.weights import digest
 
 POOLED = 6  # numbers a feature: mean, deviation, deviation over time; before the trunk and after it
 
-# What is computed for a batch: clips, then for every row the number of its clip and its person -> arrays [row, ...].
-ClipFunction = Callable[[list[Clip], np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
+AT_ONCE = 64  # rows that are pooled together: for every one of them, all tokens of their clip are looked at
+
+# What is computed for a batch: clips, and what the rows are about -> arrays [row, ...].
+ClipFunction = Callable[[list[Clip], "Rows"], Mapping[str, np.ndarray]]
+Part = tuple[
+    int, float, float
+]  # of a clip: person (-1 = the whole clip), start and end in seconds from the clip's start
+WHOLE: Part = (SCENE, -np.inf, np.inf)
 
 
-def pool(encoded: Encoded, clip: Tensor, person: Tensor, modalities: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Rows:
+    """What each row of features is about: the number of its clip and its person, int [row] (-1 = the whole clip), and its window
+    in seconds from the clip's start, float64 [row] (-inf to inf = all of it)."""
+
+    clip: np.ndarray
+    person: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    @staticmethod
+    def of(rows: Sequence[tuple[int, int, float, float]]) -> Rows:
+        """(clip, person, start, end) each."""
+        clip, person, start, end = zip(*rows, strict=True)
+        return Rows(np.array(clip, np.int64), np.array(person, np.int64), np.array(start, float), np.array(end, float))
+
+    @staticmethod
+    def of_clips(count: int) -> Rows:
+        """A row for each clip, about all of it."""
+        return Rows.of([(number, *WHOLE) for number in range(count)])
+
+
+def pool(
+    encoded: Encoded, clip: Tensor, person: Tensor, modalities: int, window: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean, standard deviation and deviation over time of the tokens of every modality, before and after the trunk.
 
     clip, person: int [row], what each row is about; person -1 is the whole clip, otherwise that person's tokens and the
-    scene's. Returns values [row, modality, 6 * dim], zero where a modality is missing, and present bool [row, modality].
+    scene's. window: start and end, float64 [row], in seconds from the clip's start (default: all of it).
+    Returns values [row, modality, 6 * dim], zero where a modality is missing, and present bool [row, modality].
     """
     tokens = torch.cat([encoded.content, encoded.tokens], 1).float()
+    moved = (tokens - _track_means(tokens, encoded)).square()
+    pieces = [some for one in clip.unique() for some in (clip == one).nonzero()[:, 0].split(AT_ONCE)]
+    parts = []
+    for some in pieces:
+        within = None if window is None else (window[0][some], window[1][some])
+        of_row = members(encoded, clip[some], person[some], within)
+        parts.append(_pooled(of_row, tokens, moved, encoded.modality, modalities))
+    back = torch.argsort(torch.cat(pieces))
+    values, present = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+    return values, present
+
+
+def members(encoded: Encoded, clip: Tensor, person: Tensor, window: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Which tokens each row is about, bool [row, token]: of its clip; of its person and the scene, or all (person -1); of its
+    window, where the middle of a token counts.
+
+    clip, person: int [row]; window: start and end, float64 [row], in seconds from the clip's start.
+    """
     own = (person[:, None] == SCENE) | (encoded.person == SCENE) | (encoded.person == person[:, None])
-    of_row = own & (encoded.clip == clip[:, None])  # row token
-    of_modality = encoded.modality == torch.arange(modalities, device=tokens.device)[:, None]  # modality token
+    own = own & (encoded.clip == clip[:, None])
+    if window is None:
+        return own
+    return own & (encoded.time >= window[0][:, None]) & (encoded.time < window[1][:, None])
+
+
+def _pooled(of_row: Tensor, tokens: Tensor, moved: Tensor, modality: Tensor, modalities: int) -> tuple[Tensor, Tensor]:
+    """``pool`` for some rows; of_row bool [row, token], moved [token, dim]: squared distance from the mean of the token's track."""
+    kept = of_row.any(0)
+    of_row, tokens, moved, modality = of_row[:, kept], tokens[kept], moved[kept], modality[kept]
+    of_modality = modality == torch.arange(modalities, device=tokens.device)[:, None]  # modality token
     member = rearrange(of_row[:, None] & of_modality, "row modality token -> (row modality) token").to(tokens.dtype)
     count = member.sum(1, keepdim=True)
     mean = member @ tokens / count.clamp(min=1)
     square = member @ tokens.square() / count.clamp(min=1)
-    moved = member @ (tokens - _track_means(tokens, encoded)).square() / count.clamp(min=1)
+    moved = member @ moved / count.clamp(min=1)
     spread = [(variance.clamp(min=1e-8).sqrt() * (count > 0)) for variance in (square - mean.square(), moved)]
     values = rearrange(torch.cat([mean, *spread], 1), "(row modality) dim -> row modality dim", modality=modalities)
     return values, rearrange(count > 0, "(row modality) 1 -> row modality", modality=modalities)
@@ -132,41 +190,41 @@ def map_clips(
     functions: Sequence[ClipFunction],
     modalities: Collection[str],
     *,
-    people: Sequence[Sequence[int]] | None = None,
+    parts: Sequence[Sequence[Part]] | None = None,
     batch_size: int = 16,
     workers: int = 1,
     title: str = "clips",
 ) -> dict[str, np.ndarray]:
     """Applies functions to every clip of an index, with a progress bar, decoding each clip once.
 
-    people: the persons that rows are wanted for, clip by clip (-1 = the whole clip, which is the default). Returns "clip"
-    (position in index) and "person", int [row], and the functions' own arrays [row, ...]. A damaged clip has no row.
+    parts: what rows are wanted for, clip by clip (default: the whole clip). Returns "clip" (position in index), "person", "start"
+    and "end" as in Rows, and the functions' own arrays [row, ...]. A damaged clip has no row.
     """
     from rich.progress import track
 
-    parts: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[np.ndarray]] = {}
     done = 0
     total = -(-len(index) // batch_size)
     for batch in track(batches(shards, index, modalities, batch_size, workers), title, total=total):
         kept = [(number, clip) for number, clip in enumerate(batch) if clip is not None]
         positions = done + np.array([number for number, _ in kept], dtype=np.int64)
         done += len(batch)
-        rows = [
-            (number, person)
+        wanted = [
+            (number, person, start, end)
             for number, position in enumerate(positions)
-            for person in ((SCENE,) if people is None else people[position])
+            for person, start, end in ((WHOLE,) if parts is None else parts[position])
         ]
-        if not rows:
+        if not wanted:
             continue
-        clip_of, person_of = np.array(rows, dtype=np.int64).T
-        results = {"clip": positions[clip_of], "person": person_of}
+        rows = Rows.of(wanted)
+        results = {"clip": positions[rows.clip], "person": rows.person, "start": rows.start, "end": rows.end}
         for function in functions:
-            results |= function([clip for _, clip in kept], clip_of, person_of)
+            results |= function([clip for _, clip in kept], rows)
         for name, values in results.items():
-            parts.setdefault(name, []).append(values)
-    if not parts:
+            found.setdefault(name, []).append(values)
+    if not found:
         raise UserError(f"{shards}: not one clip could be read")
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "", bf16: bool = False) -> ClipFunction:
@@ -177,8 +235,8 @@ def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "", bf16: b
     columns = [encoder.modalities.index(name) for name in streams]
 
     @torch.inference_mode()
-    def run(clips: list[Clip], clip: np.ndarray, person: np.ndarray) -> Mapping[str, np.ndarray]:
-        values, present = encode_rows(encoder, clips, clip, person, streams, bf16)
+    def run(clips: list[Clip], rows: Rows) -> Mapping[str, np.ndarray]:
+        values, present = encode_rows(encoder, clips, rows, streams, bf16)
         return {
             f"{prefix}values": values[:, columns].cpu().numpy(),
             f"{prefix}present": present[:, columns].cpu().numpy(),
@@ -188,27 +246,23 @@ def encoding(encoder: Encoder, streams: Sequence[str], prefix: str = "", bf16: b
 
 
 def encode_rows(
-    encoder: Encoder,
-    clips: list[Clip],
-    clip: np.ndarray,
-    person: np.ndarray,
-    streams: Sequence[str],
-    bf16: bool = False,
+    encoder: Encoder, clips: list[Clip], rows: Rows, streams: Sequence[str], bf16: bool = False
 ) -> tuple[Tensor, Tensor]:
     """``pool`` of encoded clips; a clip that holds none of the streams counts as one that lacks them all."""
     read = [number for number, c in enumerate(clips) if readable(c, streams)]
     renumber = torch.full((len(clips),), len(clips), device=encoder.device)
     renumber[read] = torch.arange(len(read), device=encoder.device)
-    number = renumber[torch.from_numpy(clip).to(encoder.device)]
+    number = renumber[torch.from_numpy(rows.clip).to(encoder.device)]
     modalities = len(encoder.modalities)
     if not read:
-        shape = (len(clip), modalities, POOLED * encoder.config.dim)
+        shape = (len(rows.clip), modalities, POOLED * encoder.config.dim)
         return torch.zeros(shape, device=encoder.device), torch.zeros(
             shape[:2], dtype=torch.bool, device=encoder.device
         )
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=bf16):
         encoded = encoder.encode_clips([clips[n] for n in read], streams)
-    return pool(encoded, number, torch.from_numpy(person).to(encoder.device), modalities)
+    person, *window = (torch.from_numpy(v).to(encoder.device) for v in (rows.person, rows.start, rows.end))
+    return pool(encoded, number, person, modalities, (window[0], window[1]))
 
 
 def readable(clip: Clip, streams: Sequence[str]) -> bool:

@@ -38,7 +38,7 @@ class Head(nn.Module):
     def predictions(self, outputs: Tensor, task: Task) -> np.ndarray:
         """outputs [example, output] -> probabilities [example, class], or values in the target's unit [example, 1]."""
         if task.classes:
-            return outputs.softmax(1).double().cpu().numpy()
+            return task.probabilities(outputs).double().cpu().numpy()
         return (outputs * self.target_scale + self.target_mean).double().cpu().numpy()
 
     @torch.inference_mode()

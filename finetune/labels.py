@@ -8,7 +8,7 @@ examples that come out are what a head is trained on: a clip, or one participant
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from configs import UserError
 from finetune.annotations import AnnotationFile, read_annotations
 from finetune.tasks import SEPARATOR, TaskName
+from finetune.windows import windows
 
 SCENE = -1  # "person" of an example that is about the whole clip
 COLUMNS = ["recording", "participant", "start", "end", "value", "file", "event"]
@@ -80,7 +81,9 @@ def _sets(path: Path, table: pd.DataFrame, names: Sequence[str]) -> list[str]:
         known = values.isin(["0", "1", "0.0", "1.0", "false", "true"])
         if not known.all():
             wrong = table[name][~known].iloc[0]
-            raise UserError(f"{path}: a multi-label task needs 0 and 1 in each of its columns; {name!r} holds {str(wrong)!r}")
+            raise UserError(
+                f"{path}: a multi-label task needs 0 and 1 in each of its columns; {name!r} holds {str(wrong)!r}"
+            )
         there[:, number] = values.isin(["1", "1.0", "true"])
     return [SEPARATOR.join(name for name, on in zip(names, row, strict=True) if on) for row in there]
 
@@ -123,7 +126,11 @@ def _read_table(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig") as file:
             separator = "\t" if "\t" in file.readline() else ","
         return pd.read_csv(
-            path, sep=separator, dtype={"recording": str, "participant": str}, skipinitialspace=True, encoding="utf-8-sig"
+            path,
+            sep=separator,
+            dtype={"recording": str, "participant": str},
+            skipinitialspace=True,
+            encoding="utf-8-sig",
         )
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable table: {' '.join(str(error).split())}") from None
@@ -178,7 +185,6 @@ def join(
     if task in {"classification", "ordinal"}:
         labels["value"] = class_names(labels["value"])
     recordings = index["recording"].astype(str)
-    labels["recording"] = _as_the_data_call_it(labels, set(recordings))
     warnings = _unmatched(labels, recordings)
     clips = dict(tuple(index.assign(row=np.arange(len(index))).groupby(recordings, sort=False)))
     examples = []
@@ -206,19 +212,10 @@ def join(
     return joined, warnings
 
 
-def windows(start: float, end: float, seconds: float | None) -> Iterator[tuple[float, float]]:
-    """A clip cut into windows from its start; what is left at its end counts as one if it is at least half as long."""
-    if seconds is None:
-        yield start, end
-        return
-    for number in range(max(int((end - start) / seconds + 0.5 + 1e-6), 1)):
-        yield start + number * seconds, min(start + (number + 1) * seconds, end)
-
-
-def _as_the_data_call_it(labels: pd.DataFrame, known: set[str]) -> pd.Series:
-    """The recordings' names: a coder's own, or those of the coded files, whichever the data have more of."""
-    own, file = (labels[column].isin(known).sum() for column in ("recording", "file"))
-    return labels["file"] if file > own else labels["recording"]
+def called_as_in(labels: pd.DataFrame, recordings: pd.Series) -> pd.DataFrame:
+    """Labels whose recordings have the coder's own names, or those of the coded files, whichever the data have more of."""
+    own, file = (labels[column].isin(recordings).sum() for column in ("recording", "file"))
+    return labels.assign(recording=labels["file"]) if file > own else labels
 
 
 def _unmatched(labels: pd.DataFrame, recordings: pd.Series) -> list[str]:

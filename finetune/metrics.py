@@ -7,6 +7,7 @@ participants, never clips or frames: there a figure is a function of how often e
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -43,11 +44,12 @@ def two_classes(targets: np.ndarray, probability: np.ndarray, decided: np.ndarra
     """bool [example], probability of the positive class [example], bool [example]."""
     from sklearn.metrics import brier_score_loss, recall_score, roc_auc_score
 
+    positive, negative = targets.any(), not targets.all()
     return {
-        "auroc": roc_auc_score(targets, probability) if targets.any() and not targets.all() else np.nan,
-        "sensitivity": recall_score(targets, decided, zero_division=np.nan),
-        "specificity": recall_score(~targets, ~decided, zero_division=np.nan),
-        "brier": brier_score_loss(targets, probability, pos_label=True),
+        "auroc": float(roc_auc_score(targets, probability)) if positive and negative else np.nan,
+        "sensitivity": float(recall_score(targets, decided)) if positive else np.nan,
+        "specificity": float(recall_score(~targets, ~decided)) if negative else np.nan,
+        "brier": float(brier_score_loss(targets, probability, pos_label=True)),
         "calibration_error": calibration_error(calibration(targets, probability)),
     }
 
@@ -74,9 +76,9 @@ def multi_label(targets: np.ndarray, probabilities: np.ndarray, decided: np.ndar
     from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 
     occurs = np.flatnonzero(targets.any(0))
-    varies = [label for label in occurs if not targets[:, label].all()]
+    varies = np.flatnonzero(targets.any(0) & ~targets.all(0))
 
-    def mean(metric: Callable[..., float], labels: np.ndarray | list[int], values: np.ndarray) -> float:
+    def mean(metric: Callable[..., Any], labels: np.ndarray, values: np.ndarray) -> float:
         return float(np.mean([metric(targets[:, k], values[:, k]) for k in labels])) if len(labels) else np.nan
 
     both = len(np.unique(targets)) == 2

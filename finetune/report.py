@@ -11,10 +11,11 @@ import pandas as pd
 
 from configs import plain
 from finetune.config import RunConfig
-from finetune.evaluation import Predictions
+from finetune.evaluation import Predictions, metrics_of
 from finetune.problem import Problem
 from finetune.tasks import Task
 
+SHOWN = 6  # columns of the table on the screen; report.md has all
 Table = dict[str, dict[str, dict[str, Any]]]  # row -> test set -> what evaluation.summary gives
 
 
@@ -27,12 +28,12 @@ def write_predictions(path: Path, config: RunConfig, problem: Problem, results: 
             frame = about[["recording", "participant", "start", "end"]].reset_index(drop=True)
             split = predictions.splits[seed] if test == "folds" else test
             frame = frame.assign(split=split, seed=seed, target=about["value"].to_numpy())
-            if problem.task.classes:
-                frame["prediction"] = [problem.task.classes[k] for k in values.argmax(1)]
-                for number, name in enumerate(problem.task.classes):
-                    frame[f"p({name})"] = values[:, number].round(6)
-            else:
-                frame["prediction"] = values[:, 0]
+            limits = np.broadcast_to(predictions.thresholds, predictions.values.shape[:2])[seed]
+            frame["prediction"] = problem.task.said(problem.task.decide(values, limits))
+            for number, name in enumerate(problem.task.classes):
+                frame[f"p({name})"] = values[:, number].round(6)
+            if config.threshold == "youden":
+                frame["threshold"] = limits.round(6)
             frames.append(frame)
     temporary = path.with_name(f".{path.name}.tmp")
     pd.concat(frames).to_csv(temporary, index=False)
@@ -65,7 +66,7 @@ def write_report(
 
 def cells(problem: Problem, row: dict[str, Any]) -> list[str]:
     """The metrics of one row and test set as text: mean over seeds, spread, interval of the main metric."""
-    values = {name: row[name] for name in metrics(row)}
+    values = {name: row[name] for name in metrics_of(row)}
     spread = {n: "" if v is None else f"{v['mean']:.3f} ± {v['std']:.3f}" for n, v in values.items()}
     interval = "" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
     return [spread.pop(problem.task.main_metric), interval, *spread.values()]
@@ -73,11 +74,7 @@ def cells(problem: Problem, row: dict[str, Any]) -> list[str]:
 
 def headings(row: dict[str, Any], task: Task) -> list[str]:
     """What ``cells`` are about."""
-    return [task.main_metric, "95 % interval", *(name for name in metrics(row) if name != task.main_metric)]
-
-
-def metrics(row: dict[str, Any]) -> list[str]:
-    return [name for name in row if name not in {"examples", "recordings", "interval"}]
+    return [task.main_metric, "95 % interval", *(name for name in metrics_of(row) if name != task.main_metric)]
 
 
 def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) -> str:
@@ -90,7 +87,7 @@ def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) ->
         "",
         f"{trained[0].upper()}{trained[1:]}.",
         "",
-        f"Mean ± deviation over seeds; the interval is that of {problem.task.main_metric}, by resampling recordings.",
+        f"Mean ± deviation over seeds; the interval is that of {problem.task.main_metric}, by resampling {problem.unit}.",
     ]
     for test in next(iter(table.values())):
         first = next(iter(table.values()))[test]
@@ -101,6 +98,15 @@ def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) ->
         lines += [
             f"| {label(name, config)} | {' | '.join(cells(problem, rows[test]))} |" for name, rows in table.items()
         ]
+        if first["participants"]:
+            lines += [
+                "",
+                f"Of {first['participants']['examples']} participants, each by the mean over the own examples:",
+                "",
+            ]
+            lines += [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+            of = {name: cells(problem, rows[test]["participants"]) for name, rows in table.items()}
+            lines += [f"| {label(name, config)} | {' | '.join(values)} |" for name, values in of.items()]
     lines += ["", "![predictions and rows](report.png)"]
     if problem.notes:
         lines += ["", "## To be careful about", "", *(f"- {note}" for note in problem.notes)]
@@ -122,14 +128,14 @@ def print_table(config: RunConfig, problem: Problem, table: Table) -> None:
     from rich.table import Table as RichTable
 
     for test, first in next(iter(table.values())).items():
-        names = headings(first, problem.task)
+        names = headings(first, problem.task)[:SHOWN]
         shown = RichTable(
             "",
             *names,
             title=f"{config.target}, {test}: {first['examples']} examples of {first['recordings']} recordings",
         )
         for name, rows in table.items():
-            shown.add_row(label(name, config).strip("*"), *cells(problem, rows[test]))
+            shown.add_row(label(name, config).strip("*"), *cells(problem, rows[test])[:SHOWN])
         Console().print(shown)
 
 
@@ -142,9 +148,15 @@ def draw(path: Path, config: RunConfig, problem: Problem, table: Table, results:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     test, predictions = next(iter(results.items()))
-    targets = np.tile(problem.targets[predictions.examples], len(predictions.values))
-    if problem.task.classes:
-        _confusion(left, targets, predictions.values.argmax(2).ravel(), problem.task.classes)
+    targets = np.concatenate([problem.targets[predictions.examples]] * len(predictions.values))
+    decided = problem.task.decide(predictions.values, predictions.thresholds)
+    if problem.task.name in {"classification", "ordinal"}:
+        _confusion(left, targets, decided.ravel(), problem.task.classes)
+    elif problem.task.name == "multi-label":
+        found = table[config.method][test]["average_precision"]
+        left.barh(list(found), [value or 0 for value in found.values()])
+        left.invert_yaxis()
+        left.set_xlabel("average precision")
     else:
         left.scatter(targets, predictions.values[..., 0].ravel(), s=8, alpha=0.5)
         ends = [min(targets), max(targets)]

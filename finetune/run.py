@@ -28,7 +28,7 @@ def run(config: RunConfig) -> int:
     encoder = open_encoder(config.encoder, config.device)
     encoder.requires_grad_(False)
     streams = chosen_streams(encoder, config.streams)
-    labels = read_labels(config.labels, config.target)
+    labels = read_labels(config.labels, config.target, config.task)
     if config.data.is_dir() and not (config.data / "index.parquet").is_file():
         groups_of(labels.assign(files=""), config.group_by)  # a folder names no splits: complain before hours of work
     write_run_record(config.out, config, seed=0)
@@ -42,8 +42,9 @@ def run(config: RunConfig) -> int:
         + ("splits of the manifest" if splits[0][0].name == "given" else f"{len(splits[0])} folds")
         + f", {config.seeds} seeds"
     )
-    results = simpler(problem, splits, config.baselines)
-    results[config.method] = evaluate(splits, tuning(encoder, problem, config))
+    of_training = problem if config.threshold == "youden" else None
+    results = simpler(problem, splits, config.baselines, of_training)
+    results[config.method] = evaluate(splits, tuning(encoder, problem, config), of_training)
     if splits[0][0].name != "given":  # the folds were for the figures; what is kept has seen everything
         nothing = np.empty(0, dtype=np.int64)
         everything = Split("all", np.arange(len(problem.examples)), nothing, {})
@@ -54,18 +55,21 @@ def run(config: RunConfig) -> int:
     return 0
 
 
-def simpler(problem: Problem, splits: list[list[Split]], baselines: bool) -> dict[str, dict[str, Predictions]]:
-    """The rows that stand beside a method: those that know less, and the linear probe."""
+def simpler(
+    problem: Problem, splits: list[list[Split]], baselines: bool, of_training: Problem | None = None
+) -> dict[str, dict[str, Predictions]]:
+    """The rows that stand beside a method: those that know less, and the linear probe. of_training: as ``evaluate`` has it."""
     from rich.progress import track
 
     rows: dict[str, Features] = {}
     if baselines:
         constant = of_one(np.zeros((len(problem.examples), 1), np.float32))
-        rows["majority" if problem.task.classes else "mean predictor"] = constant
+        rows["majority" if problem.task.name == "classification" else "mean predictor"] = constant
         rows |= {NAMES[name]: told for name, told in problem.baselines.items() if told.values.any()}
     rows["linear"] = problem.features
     return {
-        name: evaluate(splits, probe(problem, features)) for name, features in track(rows.items(), "simpler predictors")
+        name: evaluate(splits, probe(problem, features), of_training)
+        for name, features in track(rows.items(), "simpler predictors")
     }
 
 

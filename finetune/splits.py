@@ -32,7 +32,8 @@ def groups_of(examples: pd.DataFrame, group_by: GroupBy | None) -> tuple[np.ndar
     """What must stay together, int [example], and lines of warning.
 
     By participant: people who share a recording stay together as well, for they are seen in the same pictures.
-    examples: columns recording, participant and, for ``file``, files. Raises UserError where labels name no participant.
+    examples: columns recording, participant and, where they are known, people (whom the shards name in the clip, "a;b") and
+    files. Raises UserError where labels name no participant.
     """
     if group_by == "file":
         warning = "grouped by file: the same person, or the same recording, may stand in training and test"
@@ -44,11 +45,15 @@ def groups_of(examples: pd.DataFrame, group_by: GroupBy | None) -> tuple[np.ndar
             "the labels name no participant, so nothing says which recordings show the same person: add a column "
             "'participant' to the labels, or give --group_by recording (different recordings, different people)"
         )
-    return _components(examples["recording"].tolist(), examples["participant"].tolist()), []
+    met = examples[["recording", "participant"]].drop_duplicates().to_numpy().tolist()
+    if "people" in examples:
+        seen = examples[["recording", "people"]].drop_duplicates().to_numpy()
+        met += [[recording, name] for recording, people in seen for name in people.split(";") if name]
+    return _components(examples["recording"], *zip(*met, strict=True)), []
 
 
-def _components(recordings: Sequence[str], participants: Sequence[str]) -> np.ndarray:
-    """Connected parts of the graph recording - participant, int [example]."""
+def _components(examples: pd.Series, recordings: Sequence[str], participants: Sequence[str]) -> np.ndarray:
+    """Connected parts of the graph recording - participant, int [example]; examples: the recording of each."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -57,7 +62,7 @@ def _components(recordings: Sequence[str], participants: Sequence[str]) -> np.nd
     nodes = len(of_recording) + len(of_participant)
     links = (np.ones(len(recording)), (recording, len(of_recording) + participant))
     _, component = connected_components(coo_array(links, shape=(nodes, nodes)), directed=False)
-    return component[recording]
+    return component[pd.Index(of_recording).get_indexer(pd.Index(examples))]
 
 
 def given_split(examples: pd.DataFrame, group_by: GroupBy | None) -> Split | None:
@@ -79,8 +84,13 @@ def given_split(examples: pd.DataFrame, group_by: GroupBy | None) -> Split | Non
     return split
 
 
-def folds(examples: pd.DataFrame, groups: np.ndarray, count: int, seed: int, stratify: bool) -> list[Split]:
-    """k folds in which no group stands on both sides, drawn anew for each seed. Raises UserError for fewer than 2 groups."""
+def folds(
+    examples: pd.DataFrame, groups: np.ndarray, count: int | Literal["each"], seed: int, stratify: bool
+) -> list[Split]:
+    """k folds in which no group stands on both sides, drawn anew for each seed; "each": every group is a fold of its own.
+
+    Raises UserError for fewer than 2 groups.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     found = len(np.unique(groups))
@@ -89,9 +99,10 @@ def folds(examples: pd.DataFrame, groups: np.ndarray, count: int, seed: int, str
             "everything belongs to one group (participants and the recordings they share), so nothing is left to test "
             "on: --group_by recording, if that is honest here, or a 'split' column in the manifest"
         )
-    count = min(count, found)
     nothing = np.empty(0, dtype=np.int64)
-    if stratify:
+    alone = count == "each"
+    count = found if alone else min(count, found)
+    if stratify and not alone:
         cut = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
         parts = list(cut.split(np.zeros(len(examples)), examples["value"], groups))
     else:

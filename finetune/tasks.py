@@ -147,20 +147,21 @@ class Task:
         return metrics.ordinal(targets, decided) if self.name == "ordinal" else metrics.regression(targets, decided)
 
     def details(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
-        """More of one seed than a number each: the reliability curve of two classes, the average precision of every label."""
+        """More than a number each: of two classes the reliability curve (of all seeds' predictions together), of a multi-label
+        task every label's average precision (mean over seeds). predictions [seed, example, predicted]."""
         if self.name == "classification" and len(self.classes) == 2:
-            return {"calibration": metrics.calibration(targets, predictions[:, 1])}
+            probability = predictions[..., 1].ravel()
+            return {"calibration": metrics.calibration(np.tile(targets, len(predictions)), probability)}
         if self.name != "multi-label":
             return {}
-        once = np.ones(len(targets))
-        found = [
-            metrics.weighted_average_precision(t == 1, p)(once) for t, p in zip(targets.T, predictions.T, strict=True)
-        ]
-        return {
-            "average_precision": {
-                name: None if np.isnan(value) else float(value) for name, value in zip(self.classes, found, strict=True)
-            }
-        }
+        found: dict[str, float | None] = {}
+        for number, name in enumerate(self.classes):
+            there = targets[:, number] == 1
+            by_seed = [
+                metrics.weighted_average_precision(there, p[:, number])(np.ones(len(there))) for p in predictions
+            ]
+            found[name] = float(np.mean(by_seed)) if there.any() else None
+        return {"average_precision": found}
 
     def intervals(
         self, targets: np.ndarray, predictions: np.ndarray, units: np.ndarray, thresholds: np.ndarray | float = HALF

@@ -40,18 +40,19 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
         ],
         weight_decay=config.training.weight_decay,
     )
+    counts = problem.task.weights(problem.targets, problem.targets[part])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(problem, part, config))
-    best, best_loss, since = _copy(weights), _loss(encoder, head, problem, held_out, config), 0
+    best, best_loss, since = _copy(weights), _loss(encoder, head, problem, held_out, config, counts), 0
     rng = np.random.default_rng(seed)
     for _ in _track(range(config.training.epochs), f"{config.method}, {split.name}, seed {seed}"):
         for outputs, rows in _outputs(encoder, head, problem, rng.permutation(part), config):
-            loss = problem.task.loss(outputs, _targets(head, problem, rows))
+            loss = problem.task.loss(outputs, *_targets(head, problem, rows, counts))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             scheduler.step()
-        held_out_loss = _loss(encoder, head, problem, held_out, config)
+        held_out_loss = _loss(encoder, head, problem, held_out, config, counts)
         since += 1
         if held_out_loss < best_loss:
             best, best_loss, since = _copy(weights), held_out_loss, 0
@@ -66,7 +67,7 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
 @torch.inference_mode()
 def predict(encoder: Encoder, head: Head, problem: Problem, rows: np.ndarray, config: RunConfig) -> np.ndarray:
     """Predictions [row, ...] (see Head.predictions) of the tuned encoder for some examples; nan where a clip is damaged."""
-    found = np.full((len(rows), problem.task.outputs), np.nan)
+    found = np.full((len(rows), problem.task.predicted), np.nan)
     place = {row: number for number, row in enumerate(rows)}
     for outputs, of in _outputs(encoder, head, problem, rows, config):
         found[[place[row] for row in of]] = head.predictions(outputs, problem.task)
@@ -91,22 +92,30 @@ def _outputs(
             continue
         clip = np.concatenate([np.full(len(of), number) for number, (_, of) in enumerate(kept)])
         which = np.concatenate([of for _, of in kept])
-        person = problem.examples["person"].to_numpy()[which]
-        values, present = encode_rows(encoder, [c for c, _ in kept], clip, person, problem.streams)
+        values, present = encode_rows(encoder, [c for c, _ in kept], problem.rows(which, clip), problem.streams)
         yield head(matrix_of(values[:, columns], present[:, columns])), which
 
 
-def _targets(head: Head, problem: Problem, rows: np.ndarray) -> Tensor:
+def _targets(head: Head, problem: Problem, rows: np.ndarray, counts: np.ndarray | None) -> list[Tensor]:
+    """Targets of some examples as the loss sees them, and how much they count there."""
     targets = problem.targets[rows]
-    wanted = targets if problem.task.classes else head.standardise_targets(targets)
-    return torch.from_numpy(wanted).to(head.mean.device)
+    wanted = [targets if problem.task.classes else head.standardise_targets(targets)]
+    wanted += [] if counts is None else [counts[rows]]
+    return [torch.from_numpy(values).to(head.mean.device) for values in wanted]
 
 
 @torch.inference_mode()
-def _loss(encoder: Encoder, head: Head, problem: Problem, rows: np.ndarray, config: RunConfig) -> float:
+def _loss(
+    encoder: Encoder,
+    head: Head,
+    problem: Problem,
+    rows: np.ndarray,
+    config: RunConfig,
+    counts: np.ndarray | None = None,
+) -> float:
     total, count = 0.0, 0
     for outputs, of in _outputs(encoder, head, problem, rows, config):
-        total += problem.task.loss(outputs, _targets(head, problem, of)).item() * len(of)
+        total += problem.task.loss(outputs, *_targets(head, problem, of, counts)).item() * len(of)
         count += len(of)
     return total / max(count, 1)
 

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from configs import UserError, plain
 from finetune.config import AdapterConfig, PromptConfig, RunConfig
-from finetune.features import encode_rows, matrix_of, weights_digest
+from finetune.features import Rows, encode_rows, matrix_of, weights_digest
 from finetune.heads import Head
-from finetune.labels import SCENE
 from finetune.methods import install, small_weights
 from finetune.tasks import Task
 from pretrain.clips import Clip
@@ -43,8 +42,7 @@ class Tuned:
     @torch.inference_mode()
     def predict(self, clips: Sequence[Clip]) -> np.ndarray:
         """Probabilities [clip, class] (columns: task.classes), or values in the target's unit [clip, 1]."""
-        number, scene = np.arange(len(clips)), np.full(len(clips), SCENE)
-        values, present = encode_rows(self.encoder, list(clips), number, scene, self.streams)
+        values, present = encode_rows(self.encoder, list(clips), Rows.of_clips(len(clips)), self.streams)
         columns = [self.encoder.modalities.index(name) for name in self.streams]
         return self.head.predictions(self.head(matrix_of(values[:, columns], present[:, columns])), self.task)
 
@@ -66,6 +64,7 @@ def save_tuned(
         "target": config.target,
         "task": task.name,
         "classes": task.classes,
+        "window_seconds": config.window_seconds,
         "streams": list(streams),
         "encoder": str(config.encoder),
         "encoder_sha256": weights_digest(encoder),

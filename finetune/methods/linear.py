@@ -1,4 +1,5 @@
-"""Method ``linear``: multinomial logistic (or ridge) regression on pooled features; the encoder is not run again.
+"""Method ``linear``: logistic (one for each label, or of ordered levels; or ridge) regression on pooled features; the encoder is
+not run again.
 
 How strongly the weights are held back is chosen by cross-validation inside the training fold, over the same groups
 (participants, recordings) that the outer split keeps together: one penalty for all, and how much each stream counts beside the
@@ -18,7 +19,7 @@ from finetune.splits import group_folds
 from finetune.tasks import Task
 
 PENALTIES = (1e0, 1e1, 1e2, 1e3, 1e4)  # on the squared weights, features being standardised
-NEVER = -30.0  # logit of a class that the training fold lacks
+NEVER = -30.0  # logit of a class, label or level that the training fold lacks
 FOLDS = 3
 STRENGTHS = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)  # of what all streams tell, beside a penalty of 1
 CHANGES = (0.0, 0.1, 0.3, 3.0, 10.0)  # of one stream's share
@@ -42,8 +43,9 @@ def fit(features: Features, targets: np.ndarray, groups: np.ndarray, task: Task,
     standardised = ((values - mean) / scale).astype(np.float32)
     factor = shares(Features(standardised, features.stream), wanted, groups, task, seed)[features.stream]
     coordinates, basis = _rotated(standardised * factor)
-    penalty = _choose(coordinates, wanted, groups, task, seed)
-    weight, bias = _solve(coordinates, wanted, task, penalty)
+    weights = task.weights(targets, targets)
+    penalty = _choose(coordinates, wanted, weights, groups, task, seed)
+    weight, bias = _solve(coordinates, wanted, weights, task, penalty)
     weight = weight @ basis * factor
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(weight))
@@ -74,7 +76,7 @@ def shares(features: Features, targets: np.ndarray, groups: np.ndarray, task: Ta
     if len(told) < 2 or len(cuts) < 2:
         return same
     kernels = np.stack([_kernel(features.values[some][:, features.stream == s]) for s in told])
-    indicators = np.eye(task.outputs)[targets[some]] if task.classes else targets[some][:, None]
+    indicators = task.indicators(targets[some])
 
     def error(share: np.ndarray) -> float:
         return _held_out_error(np.tensordot(share, kernels, 1), indicators, cuts)
@@ -121,7 +123,9 @@ def _whole_groups(groups: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.flatnonzero(np.isin(which, kept))
 
 
-def _choose(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, task: Task, seed: int) -> float:
+def _choose(
+    features: np.ndarray, targets: np.ndarray, weights: np.ndarray, groups: np.ndarray, task: Task, seed: int
+) -> float:
     """The penalty of the smallest loss on held-out groups."""
     folds = min(FOLDS, len(np.unique(groups)))
     if folds < 2 or not features.any():
@@ -129,31 +133,78 @@ def _choose(features: np.ndarray, targets: np.ndarray, groups: np.ndarray, task:
     losses = np.zeros(len(PENALTIES))
     for train, held_out in group_folds(groups, folds, seed):
         for number, penalty in enumerate(PENALTIES):
-            weight, bias = _solve(features[train], targets[train], task, penalty)
+            weight, bias = _solve(features[train], targets[train], weights[train], task, penalty)
             outputs = torch.from_numpy(features[held_out] @ weight.T + bias)
-            losses[number] += task.loss(outputs, torch.from_numpy(targets[held_out])).item() * len(held_out)
+            asked = (torch.from_numpy(values[held_out]) for values in (targets, weights))
+            losses[number] += task.loss(outputs, *asked).item() * len(held_out)
     return PENALTIES[int(losses.argmin())]
 
 
-def _solve(features: np.ndarray, targets: np.ndarray, task: Task, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """weight [output, feature], bias [output]."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression, Ridge
+def _solve(
+    features: np.ndarray, targets: np.ndarray, weights: np.ndarray, task: Task, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """weight [output, feature], bias [output]. targets, weights: as Task has them."""
+    from sklearn.linear_model import Ridge
 
-    if not task.classes:
+    if task.name == "regression":
         ridge = Ridge(alpha=penalty).fit(features, targets)
         return ridge.coef_[None].astype(np.float32), np.atleast_1d(ridge.intercept_).astype(np.float32)
-    weight = np.zeros((task.outputs, features.shape[1]), np.float32)
-    bias = np.full(task.outputs, NEVER, np.float32)
+    if task.name == "ordinal":
+        return _levels(features, targets, weights, task.outputs, penalty)
+    if task.name == "multi-label":
+        labels = [_logistic(features, t, w, 2, penalty) for t, w in zip(targets.T, weights.T, strict=True)]
+        weight, bias = (np.stack([part[1] - part[0] for part in parts]) for parts in zip(*labels, strict=True))
+        return weight, bias
+    return _logistic(features, targets, weights, task.outputs, penalty)
+
+
+def _logistic(
+    features: np.ndarray, targets: np.ndarray, weights: np.ndarray, classes: int, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """weight [class, feature], bias [class] of multinomial logistic regression on class numbers [example]."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    weight = np.zeros((classes, features.shape[1]), np.float32)
+    bias = np.full(classes, NEVER, np.float32)
     seen = np.unique(targets)
     if len(seen) == 1:
         bias[seen] = 0
         return weight, bias
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalty may not be done; it is rarely chosen
-        model = LogisticRegression(C=1 / penalty, max_iter=200, tol=1e-3).fit(features, targets)
+        model = LogisticRegression(C=1 / penalty, max_iter=200, tol=1e-3).fit(features, targets, weights)
     if len(seen) == 2:  # scikit-learn keeps the difference of the two classes alone
         weight[seen[1]], bias[seen] = model.coef_[0], [0, model.intercept_[0]]
     else:
         weight[seen], bias[seen] = model.coef_, model.intercept_
     return weight, bias
+
+
+def _levels(
+    features: np.ndarray, targets: np.ndarray, weights: np.ndarray, steps: int, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """weight [step, feature], the same for every step between two levels, and bias [step], of logistic regression on "above".
+
+    targets: level numbers [example]. A step that no example is above (or none is not) is passed never (or always).
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    above = targets[:, None] > np.arange(steps)  # example step
+    crossed = above.any(0) & ~above.all(0)
+    known, sign = int(crossed.sum()), 1 - 2 * above[:, crossed]
+
+    def loss(solution: np.ndarray) -> tuple[float, np.ndarray]:
+        direction, offsets = solution[:-known], solution[-known:]
+        wrong = sign * ((features @ direction)[:, None] + offsets)
+        slope = sign * expit(wrong) * weights[:, None]
+        gradient = np.concatenate([features.T @ slope.sum(1) + penalty * direction, slope.sum(0)])
+        value = (np.logaddexp(0, wrong) * weights[:, None]).sum() + penalty / 2 * (direction @ direction)
+        return float(value), gradient
+
+    direction, bias = np.zeros(features.shape[1]), np.where(above.all(0), -NEVER, NEVER)
+    if known:
+        solution = minimize(loss, np.zeros(len(direction) + known), jac=True, method="L-BFGS-B").x
+        direction, bias[crossed] = solution[:-known], solution[-known:]
+    return np.where(crossed[:, None], direction, 0).astype(np.float32), bias.astype(np.float32)

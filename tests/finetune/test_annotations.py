@@ -10,7 +10,7 @@ import pytest
 
 from configs import UserError
 from finetune.annotations import read_annotations
-from finetune.labels import join, read_labels
+from finetune.labels import called_as_in, join, read_labels
 
 # the same three annotations in every form: nod 1.5 to 3 s and wave 4 to 4.25 s of anna, nod 62 to 64.1 s of ben
 HEADED = """Tier\tParticipant\tBegin Time - hh:mm:ss.ms\tBegin Time - ss.msec\tEnd Time - hh:mm:ss.ms\tEnd Time - ss.msec\t\
@@ -62,7 +62,9 @@ def test_elan_in_every_form_says_the_same(tmp_path: Path, text: str, encoding: s
 
 
 def test_elan_with_a_column_for_each_tier(tmp_path: Path) -> None:
-    text = "Begin Time - ss.msec\tEnd Time - ss.msec\tmood\thand\n0.0\t2.0\tglad\t\n2.0\t3.5\tsad\tup\n3.5\t4.0\t\tdown\n"
+    text = (
+        "Begin Time - ss.msec\tEnd Time - ss.msec\tmood\thand\n0.0\t2.0\tglad\t\n2.0\t3.5\tsad\tup\n3.5\t4.0\t\tdown\n"
+    )
     path = write(tmp_path, text)
     assert rows(read_labels(path, "mood")) == [("meeting", "", 0.0, 2.0, "glad"), ("meeting", "", 2.0, 3.5, "sad")]
     assert rows(read_labels(path, "hand")) == [("meeting", "", 2.0, 3.5, "up"), ("meeting", "", 3.5, 4.0, "down")]
@@ -119,12 +121,13 @@ def test_boris_in_every_form_says_the_same(tmp_path: Path, text: str, called: st
     path = write(tmp_path, text, "events.tsv")
     clips = pd.DataFrame({"recording": [called], "start": [0.0], "end": [8.0]})
     people = [{"anna": 1, "ben": 2}]
-    labels = read_labels(path, "speaks,nods")
+    labels = called_as_in(read_labels(path, "speaks,nods"), clips["recording"])
     examples, notes = join(labels, clips, "multi-label", people, window_seconds=2.0)
     assert notes == []
     by_person = {who: part["value"].tolist() for who, part in examples.groupby("participant")}
     assert by_person == {"anna": ["", "", "speaks", "speaks"], "ben": ["", "", "nods", ""]}
-    alone, _ = join(read_labels(path, "nods"), clips, "classification", people, window_seconds=2.0)
+    labels = called_as_in(read_labels(path, "nods"), clips["recording"])
+    alone, _ = join(labels, clips, "classification", people, window_seconds=2.0)
     assert alone["value"].tolist() == ["no"] * 4 + ["no", "no", "yes", "no"]
 
 
@@ -145,7 +148,11 @@ def test_several_files_of_an_observation_give_it_no_other_name(tmp_path: Path) -
     [
         (HEADED, "gestre", "no tier 'gestre'; did you mean gesture"),
         (AGGREGATED, "shouts", "no behaviour 'shouts'; there are: nods, speaks"),
-        (NEW_TABULAR.replace("STOP", "START"), "speaks", r"'speaks' of anna in 'dyad #1': START at 7.75 s has no partner"),
+        (
+            NEW_TABULAR.replace("STOP", "START"),
+            "speaks",
+            r"'speaks' of anna in 'dyad #1': START at 7.75 s has no partner",
+        ),
         (OLD_TABULAR.rsplit("\n", 2)[0], "speaks", "starts at 3.3 s and never stops"),
         (AGGREGATED.replace("ben", "No focal subject"), "speaks,nods", "1 of 2 annotations of speaks, nods name no"),
         (HEADED.replace("ss.msec", "PAL").replace("hh:mm:ss.ms", "NTSC"), "gesture", "no column 'Begin Time'"),

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from configs import UserError
-from finetune.labels import SCENE, class_names, infer_task, join, people_of, read_labels, targets_of, windows
+from finetune.labels import SCENE, class_names, infer_task, join, people_of, read_labels, targets_of
+from finetune.windows import windows
 
 
 def table(folder: Path, text: str) -> Path:

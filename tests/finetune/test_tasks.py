@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand, intervals, and the linear head."""
+"""Losses, decisions and predictions of every task, and the linear head."""
 
 import numpy as np
 import pytest
@@ -6,37 +6,12 @@ import torch
 
 from finetune.features import Features, of_one
 from finetune.methods import linear
-from finetune.tasks import Task, bootstrap_recordings, ccc
+from finetune.tasks import Task
 
 THREE = Task("classification", ("a", "b", "c"))
 NUMBER = Task("regression")
-
-
-def test_classification_metrics_by_hand() -> None:
-    """a: 3 of 4 right, b: 1 of 1 right; c never occurs. Predicted a, a, a, b | b."""
-    targets = np.array([0, 0, 0, 0, 1])
-    probabilities = np.eye(3)[[0, 0, 0, 1, 1]]
-    found = THREE.metrics(targets, probabilities)
-    assert found["accuracy"] == pytest.approx(4 / 5)
-    assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
-    f1_a, f1_b = 2 * 1 * 0.75 / 1.75, 2 * 0.5 * 1 / 1.5
-    assert found["macro_f1"] == pytest.approx((f1_a + f1_b) / 2)
-
-
-def test_regression_metrics_by_hand() -> None:
-    """Targets 1 2 3, predictions 2 3 4: perfect correlation, one too high throughout."""
-    found = NUMBER.metrics(np.array([1.0, 2, 3]), np.array([[2.0], [3], [4]]))
-    assert found["mae"] == pytest.approx(1)
-    assert found["pearson"] == pytest.approx(1)
-    assert found["r2"] == pytest.approx(1 - 3 / 2)
-    assert found["ccc"] == pytest.approx(2 * (2 / 3) / (2 / 3 + 2 / 3 + 1))  # population variances: 2/3 each
-    assert ccc(np.ones(3), np.ones(3)) == 0
-
-
-def test_constant_predictions_have_no_correlation() -> None:
-    found = NUMBER.metrics(np.array([1.0, 2, 3]), np.full((3, 1), 2.0))
-    assert np.isnan(found["pearson"])
-    assert found["ccc"] == 0
+LABELS = Task("multi-label", ("nod", "smile", "wave"))
+LEVELS = Task("ordinal", ("1", "2", "3", "4"))
 
 
 def test_losses_are_those_of_the_field() -> None:
@@ -46,32 +21,106 @@ def test_losses_are_those_of_the_field() -> None:
     assert NUMBER.loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0])).item() == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("task", [THREE, NUMBER])
-def test_the_interval_is_about_the_metric_that_is_reported(task: Task) -> None:
-    """From sums within recordings the main metric is what ``metrics`` says, and the interval surrounds it."""
+def test_a_set_of_labels_and_back() -> None:
+    targets = LABELS.targets(["smile", "", "nod;wave"])
+    assert targets.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 1]]
+    assert LABELS.said(targets) == ["smile", "", "nod;wave"]
+    assert LABELS.decide(np.array([[0.5, 0.4, 0.9]])).tolist() == [[1, 0, 1]]
+    logits = torch.tensor([[0.0, 2.0, -1.0]])
+    expected = (np.log(2) + np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))) / 3  # binary cross entropy, label by label
+    assert LABELS.loss(logits, torch.tensor([[1, 1, 1]])).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_levels_are_steps_that_are_surpassed() -> None:
+    """Level 3 of 4 is above 1 and 2, not above 3; a step is never surpassed more often than the one below it."""
+    assert LEVELS.outputs == 3
+    assert LEVELS.predicted == 4
+    assert LEVELS.indicators(np.array([2, 0])).tolist() == [[1, 1, 0], [0, 0, 0]]
+    logits = torch.tensor([[2.0, 1.0, -1.0]])
+    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0)) + np.log1p(np.exp(-1.0))) / 3
+    assert LEVELS.loss(logits, torch.tensor([2])).item() == pytest.approx(expected, rel=1e-6)
+    out_of_order = LEVELS.probabilities(torch.tensor([[-1.0, 3.0, 0.0]]))[0]
+    low = 1 / (1 + np.exp(1.0))
+    assert out_of_order.tolist() == pytest.approx([1 - low, 0, 0, low])
+    middle = np.array([[0.45, 0.1, 0.0, 0.45], [0.51, 0.0, 0.0, 0.49]])
+    assert LEVELS.said(LEVELS.decide(middle)) == ["2", "1"]  # not the most probable one, the middle one
+
+
+def test_a_threshold_moves_the_decision_between_two_classes() -> None:
+    two = Task("classification", ("no", "yes"))
+    predictions = np.array([[0.7, 0.3], [0.4, 0.6]])
+    assert two.decide(predictions).tolist() == [0, 1]
+    assert two.decide(predictions, np.array([0.2, 0.7])).tolist() == [1, 0]
+    assert two.metrics(np.array([1, 0]), predictions, np.array([0.2, 0.7]))["accuracy"] == 1
+
+
+@pytest.mark.parametrize("name", ["classification", "ordinal", "multi-label"])
+def test_balanced_classes_count_the_same(name: str) -> None:
+    """Three of one, one of the other: weights are scikit-learn's, and the sums over the two are equal."""
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    classes = ("a", "b", "c")
+    targets = np.array([0, 0, 0, 1])
+    expected = compute_sample_weight("balanced", targets)
+    if name == "multi-label":
+        targets = np.stack([targets, 1 - targets, targets], 1)
+        expected = np.stack([expected] * 3, 1)
+    balanced = Task(name, classes, balanced=True)  # pyrefly: ignore[bad-argument-type]
+    np.testing.assert_allclose(balanced.weights(targets, targets), expected)
+    np.testing.assert_allclose(Task(name, classes).weights(targets, targets), 1)  # pyrefly: ignore[bad-argument-type]
+    outputs = torch.randn(4, balanced.outputs, generator=torch.Generator().manual_seed(0))
+    weights = torch.from_numpy(balanced.weights(targets, targets))
+    parts = [balanced.loss(outputs[k : k + 1], torch.from_numpy(targets[k : k + 1])) for k in range(4)]
+    if name != "multi-label":
+        whole = balanced.loss(outputs, torch.from_numpy(targets), weights)
+        assert whole.item() == pytest.approx((sum(parts[:3]) / 3 + parts[3]).item() / 2, rel=1e-5)
+
+
+def test_a_rare_class_is_found_when_classes_are_balanced() -> None:
     rng = np.random.default_rng(0)
-    recordings = np.repeat([f"r{k}" for k in range(30)], 5)
-    if task.classes:
-        targets = rng.integers(0, 3, 150)
-        predictions = np.eye(3)[np.where(rng.random(150) < 0.6, targets, rng.integers(0, 3, 150))]
-    else:
-        targets = rng.normal(5, 1, 150)
-        predictions = (targets + rng.normal(0, 1, 150))[:, None]
-    value = task.metrics(targets, predictions)[task.main_metric]
-    assert task._from_sums(task._sums(targets, predictions, recordings).sum(0)) == pytest.approx(value)
-    low, high = task.interval(targets, predictions[None], recordings)
-    assert low < value < high
-    assert high - low < 0.4
+    targets = (np.arange(400) % 10 == 0).astype(np.int64)
+    features = of_one((rng.normal(size=(400, 3)) + 0.9 * targets[:, None]).astype(np.float32))
+    found = {}
+    for balanced in (False, True):
+        task = Task("classification", ("no", "yes"), balanced)
+        head = linear.fit(features, targets, np.arange(400) % 20, task, 0)
+        found[balanced] = task.metrics(targets, head.predict(features.values, task))["sensitivity"]
+    assert found[False] < 0.5
+    assert found[True] > 0.7
 
 
-def test_recordings_are_resampled_and_not_clips() -> None:
-    """A thousand copies of each recording's clip make an interval no narrower."""
-    rng = np.random.default_rng(1)
-    right = (rng.random(20) < 0.5).astype(float)
-    few = np.stack([np.ones(20), right], 1)[None]
-    narrow = bootstrap_recordings(few, lambda s: s[..., 1] / s[..., 0])
-    assert bootstrap_recordings(few * 1000, lambda s: s[..., 1] / s[..., 0]) == narrow
-    assert narrow[1] - narrow[0] > 0.3
+def test_the_linear_head_of_every_label_is_scikit_learns() -> None:
+    """Also for a label that never or always holds in the training part."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 4)).astype(np.float32)
+    features = (features - features.mean(0)) / features.std(0)
+    holds = features[:, 0] + rng.normal(0, 0.5, 200) > 0
+    targets = np.stack([holds, np.zeros(200), np.ones(200)], 1).astype(np.int64)
+    head = linear.fit(of_one(features), targets, np.arange(200) % 20, LABELS, 0)
+    said = head.predict(features, LABELS)
+    models = [LogisticRegression(C=1 / penalty).fit(features, holds) for penalty in linear.PENALTIES]
+    assert min(np.abs(m.predict_proba(features)[:, 1] - said[:, 0]).max() for m in models) < 5e-3
+    assert said[:, 1].max() < 1e-9
+    assert said[:, 2].min() > 1 - 1e-9
+
+
+def test_the_linear_head_of_levels_shares_one_direction() -> None:
+    """It finds the order behind four levels, tells all steps along one direction, and leaves a level that it never saw."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 5)).astype(np.float32)
+    hidden = features[:, 0] + 0.3 * rng.normal(size=300)
+    targets = np.digitize(hidden, [-1, 0.2])  # levels 0 to 2 of 4
+    head = linear.fit(of_one(features), targets, np.arange(300) % 20, LEVELS, 0)
+    weight = head.linear.weight.detach().numpy()
+    np.testing.assert_allclose(weight[1], weight[0])
+    assert not weight[2].any()
+    assert np.abs(weight[0, 0]) > 5 * np.abs(weight[0, 1:]).max()
+    said = head.predict(features, LEVELS)
+    np.testing.assert_allclose(said.sum(1), 1, rtol=1e-6)
+    assert said[:, 3].max() < 1e-9
+    assert LEVELS.metrics(targets, said)["quadratic_kappa"] > 0.8
 
 
 @pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c")])
