@@ -32,11 +32,11 @@ def classification(targets: np.ndarray, probabilities: np.ndarray, decided: np.n
     found = {
         "accuracy": accuracy_score(targets, decided),
         "balanced_accuracy": recall_score(targets, decided, labels=seen, average="macro", zero_division=0),
-        "macro_f1": f1_score(targets, decided, labels=seen, average="macro", zero_division=0),
-        "kappa": cohen_kappa_score(targets, decided) if len(np.union1d(targets, decided)) > 1 else np.nan,
     }
     if probabilities.shape[1] == 2:
         found |= two_classes(targets == 1, probabilities[:, 1], decided == 1)
+    found["macro_f1"] = f1_score(targets, decided, labels=seen, average="macro", zero_division=0)
+    found["kappa"] = cohen_kappa_score(targets, decided) if len(np.union1d(targets, decided)) > 1 else np.nan
     return {name: float(value) for name, value in found.items()}
 
 

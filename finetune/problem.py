@@ -110,6 +110,8 @@ def _classes(name: TaskName, names: Sequence[str], values: pd.Series, config: Ru
         if wrong := [key for key, value in asked.items() if value]:
             raise UserError(f"{wrong[0]}: a regression has no classes")
         return ()
+    if config.threshold == "youden" and name != "classification":
+        raise UserError(f"threshold youden: needs two classes, not a task {name}")
     if name == "multi-label":
         if not values.str.len().any():
             raise UserError(f"target {config.target!r}: no label holds in any example; there is nothing to learn")
@@ -117,7 +119,7 @@ def _classes(name: TaskName, names: Sequence[str], values: pd.Series, config: Ru
     classes = ordered(class_names(values).tolist())
     if len(classes) < 2:
         raise UserError(f"target {config.target!r}: every labelled clip is {classes[0]!r}; there is nothing to learn")
-    if config.threshold == "youden" and (name != "classification" or len(classes) != 2):
+    if config.threshold == "youden" and len(classes) != 2:
         raise UserError(f"threshold youden: needs two classes; the target's: {', '.join(classes)}")
     if config.positive is not None:
         if len(classes) != 2 or config.positive not in classes or name != "classification":

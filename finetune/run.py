@@ -43,7 +43,7 @@ def run(config: RunConfig) -> int:
         + f", {config.seeds} seeds"
     )
     of_training = problem if config.threshold == "youden" else None
-    results = simpler(problem, splits, config.baselines, of_training)
+    results = simpler(problem, splits, config, of_training)
     results[config.method] = evaluate(splits, tuning(encoder, problem, config), of_training)
     if splits[0][0].name != "given":  # the folds were for the figures; what is kept has seen everything
         nothing = np.empty(0, dtype=np.int64)
@@ -56,17 +56,18 @@ def run(config: RunConfig) -> int:
 
 
 def simpler(
-    problem: Problem, splits: list[list[Split]], baselines: bool, of_training: Problem | None = None
+    problem: Problem, splits: list[list[Split]], config: RunConfig, of_training: Problem | None = None
 ) -> dict[str, dict[str, Predictions]]:
     """The rows that stand beside a method: those that know less, and the linear probe. of_training: as ``evaluate`` has it."""
     from rich.progress import track
 
     rows: dict[str, Features] = {}
-    if baselines:
+    if config.baselines:
         constant = of_one(np.zeros((len(problem.examples), 1), np.float32))
         rows["majority" if problem.task.name == "classification" else "mean predictor"] = constant
         rows |= {NAMES[name]: told for name, told in problem.baselines.items() if told.values.any()}
-    rows["linear"] = problem.features
+    if config.method != "linear":
+        rows["linear"] = problem.features
     return {
         name: evaluate(splits, probe(problem, features), of_training)
         for name, features in track(rows.items(), "simpler predictors")

@@ -17,7 +17,7 @@ from configs import UserError
 from data_prep.shards import read_index, read_sample
 from finetune import methods, training
 from finetune.config import AdapterConfig, PromptConfig, RunConfig, TrainingConfig
-from finetune.features import pool, weights_digest
+from finetune.features import Rows, pool, weights_digest
 from finetune.labels import read_labels
 from finetune.problem import Problem, load_problem
 from finetune.run import tuning
@@ -83,6 +83,37 @@ def test_pooling_is_mean_deviation_and_change_of_a_persons_tokens() -> None:
     np.testing.assert_allclose(values[1, 0, 20:], np.sqrt(over_time.sum(0) / 3), rtol=1e-3, atol=2e-4)
     np.testing.assert_allclose(values[1, 1, 20:], both[[3, 4]].std(0), rtol=1e-3, atol=2e-4)
     assert not values[:, 2].any()
+
+
+def test_a_window_pools_the_tokens_whose_middle_lies_in_it() -> None:
+    """Change over time is still told from the mean of the whole clip; rows come back in the order that they were asked in."""
+    rng = np.random.default_rng(0)
+    content, tokens = torch.from_numpy(rng.normal(size=(2, 6, 5))).float()
+    zero = torch.zeros(6)
+    clip, time = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0.25, 0.75, 1.25] * 2).double()
+    encoded = Encoded(tokens, content, zero, time, zero - 1, zero, zero, clip)
+    window = torch.tensor([0.0, 0.75, 2.0, -np.inf]).double(), torch.tensor([0.75, 1.25, 3.0, np.inf]).double()
+    values, present = pool(encoded, torch.tensor([1, 0, 0, 0]), torch.full((4,), -1), 1, window)
+    both = torch.cat([content, tokens], 1).numpy()
+    assert present[:, 0].tolist() == [True, True, False, True]
+    assert not values[2].any()
+    for row, which in ((0, [3]), (1, [1]), (3, [0, 1, 2])):
+        np.testing.assert_allclose(values[row, 0, :10], both[which].mean(0), rtol=1e-5)
+        whole = both[3:] if row == 0 else both[:3]
+        change = np.sqrt(np.square(both[which] - whole.mean(0)).mean(0))
+        np.testing.assert_allclose(values[row, 0, 20:], change, rtol=1e-3, atol=2e-4)
+
+
+def test_many_windows_of_a_clip_are_pooled_as_few_are() -> None:
+    rng = np.random.default_rng(0)
+    tokens = torch.from_numpy(rng.normal(size=(400, 3))).float()
+    zero = torch.zeros(400)
+    encoded = Encoded(tokens, tokens, zero, torch.arange(400).double(), zero - 1, zero, zero, zero)
+    start = torch.from_numpy(rng.permutation(200) * 2.0)
+    about = torch.zeros(200), torch.full((200,), -1), 1
+    values, _ = pool(encoded, *about, (start, start + 2))
+    expected = torch.stack([tokens[int(s) : int(s) + 2].mean(0) for s in start])
+    torch.testing.assert_close(values[:, 0, :3], expected)
 
 
 def test_at_step_0_an_adapter_changes_nothing(encoder: Encoder, square_shards: Path) -> None:
@@ -220,9 +251,8 @@ def test_a_clip_without_any_stream_is_zeros_and_flagged(encoder: Encoder, square
     clips = some_clips(square_shards)
     for view in clips[1].views.values():
         view.frames, view.pose = None, None
-    rows = np.array([0, 1, 2]), np.full(3, -1)
-    values, present = training.encode_rows(encoder, clips, *rows, encoder.modalities)
+    values, present = training.encode_rows(encoder, clips, Rows.of_clips(3), encoder.modalities)
     assert present.tolist() == [[True, True], [False, False], [True, True]]
     assert not values[1].any()
-    alone, _ = training.encode_rows(encoder, clips[2:], np.array([0]), np.array([-1]), encoder.modalities)
+    alone, _ = training.encode_rows(encoder, clips[2:], Rows.of_clips(1), encoder.modalities)
     torch.testing.assert_close(values[2:], alone, atol=1e-5, rtol=1e-4)
