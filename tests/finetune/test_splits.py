@@ -25,6 +25,24 @@ def test_people_who_meet_stay_together() -> None:
     assert groups[4] != groups[0]
 
 
+def test_people_whom_only_the_shards_name_count_as_well() -> None:
+    """Nobody labelled meets anybody, but z is in the pictures of a and of c."""
+    table = examples("aabc", "pprs").assign(people=["p;z", "p;z", "r", "s;z"])
+    groups, _ = groups_of(table, "participant")
+    assert groups[0] == groups[1] == groups[3] != groups[2]
+    alone, _ = groups_of(table.drop(columns="people"), "participant")
+    assert alone[0] != alone[3]
+
+
+def test_each_group_can_be_a_fold_of_its_own() -> None:
+    table = examples("aabbcd", "ppqqrr")
+    groups, _ = groups_of(table, None)
+    made = folds(table, groups, "each", seed=0, stratify=True)
+    assert sorted(tuple(split.tests["folds"]) for split in made) == [(0, 1), (2, 3), (4, 5)]
+    for split in made:
+        assert sorted([*split.train, *split.tests["folds"]]) == list(range(6))
+
+
 def test_labels_without_participants_need_a_word_from_the_user() -> None:
     with pytest.raises(UserError, match="--group_by recording"):
         groups_of(examples("aabb"), None)
