@@ -207,4 +207,4 @@ def _levels(
     if known:
         solution = minimize(loss, np.zeros(len(direction) + known), jac=True, method="L-BFGS-B").x
         direction, bias[crossed] = solution[:-known], solution[-known:]
-    return np.where(crossed[:, None], direction, 0).astype(np.float32), bias.astype(np.float32)
+    return np.where(np.asarray(crossed)[:, None], direction, 0).astype(np.float32), bias.astype(np.float32)
