@@ -22,6 +22,7 @@ from finetune.labels import read_labels
 from finetune.problem import Problem, load_problem
 from finetune.run import tuning
 from finetune.splits import Split
+from finetune.tasks import Task
 from finetune.tuned import load_tuned
 from pretrain.clips import Clip, read_clip
 from pretrain.encoder import Encoded, Encoder
@@ -171,6 +172,33 @@ def test_training_changes_the_small_weights_alone_and_lowers_the_loss(
     assert all(torch.equal(encoder.state_dict()[name], value) for name, value in frozen.items())
     assert {name for name, p in encoder.named_parameters() if p.requires_grad} == set(trained)
     assert not {name for name, p in encoder.named_parameters() if p.grad is not None} - set(trained)
+
+
+def test_balanced_classes_weigh_on_training_and_on_early_stopping(
+    encoder: Encoder, square_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(
+        square_shards, tmp_path, "adapter", group_by="recording", class_weights="balanced", training=TrainingConfig(1)
+    )
+    problem, split = problem_of(encoder, config)
+    rare = split.train[problem.targets[split.train] == 0][:6]
+    part = np.concatenate([rare, split.train[problem.targets[split.train] == 1][:12]])
+    seen = []
+    plain_loss = Task.loss
+
+    def loss(
+        task: Task, outputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if outputs.requires_grad or torch.is_inference_mode_enabled():
+            assert weights is not None
+            seen.extend(zip(targets.tolist(), weights.tolist(), strict=True))
+        return plain_loss(task, outputs, targets, weights)
+
+    monkeypatch.setattr(Task, "loss", loss)
+    training.train(encoder, problem, Split("part", part, split.tests["folds"][:4], {}), config, seed=0)
+    assert len(seen) == 4 + 18 + 4  # before, a pass, after
+    weights = {target: sorted({round(weight, 5) for one, weight in seen if one == target}) for target in (0, 1)}
+    assert weights == {0: [18 / (2 * 6)], 1: [18 / (2 * 12)]}
 
 
 _LOAD = """

@@ -1,0 +1,129 @@
+"""Thresholds are chosen on training parts alone, folds are put together, and participants count as wholes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from finetune.evaluation import Predictions, evaluate, metrics_of, summary, youden
+from finetune.features import of_one
+from finetune.problem import Problem
+from finetune.splits import Split, folds
+from finetune.tasks import Task
+
+NOTHING = np.empty(0, np.int64)
+
+
+def problem_of(targets: np.ndarray, task: Task, clips: int, unit: str = "participants") -> Problem:
+    """``clips`` examples each of p0, p1, ..., everybody in a recording of their own."""
+    who = np.arange(len(targets)) // clips
+    examples = pd.DataFrame({"recording": [f"r{k}" for k in who], "participant": [f"p{k}" for k in who]})
+    examples["value"] = task.said(targets)
+    return Problem(
+        Path(), pd.DataFrame(), examples, task, ("video",), targets, who, of_one(np.zeros((len(who), 1))), unit=unit
+    )
+
+
+TWO = Task("classification", ("no", "yes"))
+
+
+def test_a_threshold_sees_held_out_thirds_of_the_training_part_and_nothing_else() -> None:
+    targets = np.tile([0, 0, 1, 1], 12)
+    problem = problem_of(targets, TWO, clips=2)
+    (split, *_) = folds(problem.examples, problem.groups, 4, 0, stratify=False)
+    scores = np.random.default_rng(0).uniform(0, 0.3, 48) + 0.15 * targets  # the best threshold is far from a half
+    seen = []
+
+    def fit_predict(inner: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+        assert seed == 7
+        assert inner.name not in {"given", "all"}  # what is kept on disk is never one of these
+        assert not set(problem.groups[inner.train]) & set(problem.groups[asked])
+        assert not inner.tests
+        seen.extend([*inner.train, *asked])
+        return np.stack([1 - scores[asked], scores[asked]], 1)
+
+    threshold = youden(problem, split, 7, fit_predict)
+    assert set(seen) == set(split.train)
+    assert not set(seen) & set(split.tests["folds"])
+    train = split.train
+
+    def both(limit: float) -> float:
+        said = scores[train] >= limit
+        return said[targets[train] == 1].mean() + (~said)[targets[train] == 0].mean()
+
+    assert both(threshold) == pytest.approx(max(both(limit) for limit in np.linspace(0, 0.5, 500)))
+    assert threshold < 0.4
+
+
+def test_a_training_part_of_one_class_keeps_the_half() -> None:
+    problem = problem_of(np.zeros(8, int), TWO, clips=2)
+    split = Split("fold 0", np.arange(6), NOTHING, {"folds": np.arange(6, 8)})
+    assert youden(problem, split, 0, lambda inner, seed, asked: np.full((len(asked), 2), 0.5)) == 0.5
+
+
+def test_thresholds_follow_their_folds() -> None:
+    """Two folds, two thresholds: each decides about the examples of its own fold."""
+    targets = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    problem = problem_of(targets, TWO, clips=1)
+    splits = [
+        Split("fold 0", np.arange(4), NOTHING, {"folds": np.array([7, 5])}),
+        Split("fold 1", np.arange(4, 8), NOTHING, {"folds": np.array([0, 2])}),
+    ]
+    level = {0: 0.1, 1: 0.8}  # the second fold's model says everything higher
+
+    def fit_predict(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+        p = level[int(split.name[5])] + 0.1 * targets[asked]
+        return np.stack([1 - p, p], 1)
+
+    found = evaluate([splits], fit_predict, problem)["folds"]
+    assert found.examples.tolist() == [0, 2, 5, 7]
+    assert found.splits == [["fold 1", "fold 1", "fold 0", "fold 0"]]
+    assert np.asarray(found.thresholds) == pytest.approx(np.array([[0.85, 0.85, 0.15, 0.15]]))
+    assert summary(problem, {"folds": found})["folds"]["accuracy"]["mean"] == 1
+    half = evaluate([splits], fit_predict)["folds"]
+    assert summary(problem, {"folds": half})["folds"]["accuracy"]["mean"] == 0.5
+
+
+def test_a_participant_is_the_mean_of_the_own_clips() -> None:
+    """p0: said 0.9 0.4 0.4 (mean above a half), p1: 0.6 0.1 0.1 (below): three of six clips right, both people."""
+    problem = problem_of(np.array([1, 1, 1, 0, 0, 0]), TWO, clips=3)
+    said = np.array([0.9, 0.4, 0.4, 0.6, 0.1, 0.1])
+    predictions = Predictions(np.arange(6), np.stack([1 - said, said], 1)[None], [["test"] * 6])
+    row = summary(problem, {"test": predictions})["test"]
+    assert row["accuracy"]["mean"] == pytest.approx(3 / 6)
+    assert row["recordings"] == 2
+    of_people = row["participants"]
+    assert of_people["examples"] == 2
+    assert of_people["accuracy"]["mean"] == 1
+    assert of_people["brier"]["mean"] == pytest.approx(((1 - 1.7 / 3) ** 2 + (0.8 / 3) ** 2) / 2)
+    assert metrics_of(row) == metrics_of(of_people)
+    assert "participants" not in metrics_of(row)
+
+
+@pytest.mark.parametrize(
+    ("targets", "clips", "names"),
+    [([1, 0, 1, 0], 2, True), ([1, 0, 1, 0], 1, True), ([1, 1, 0, 0], 2, False)],
+    ids=["several targets", "one clip each", "nobody is named"],
+)
+def test_without_several_clips_of_one_target_there_are_no_participants(targets, clips: int, names: bool) -> None:
+    problem = problem_of(np.array(targets), TWO, clips)
+    problem.examples["participant"] = problem.examples["participant"] if names else ""
+    predictions = Predictions(np.arange(4), np.full((1, 4, 2), 0.5), [["test"] * 4])
+    assert summary(problem, {"test": predictions})["test"]["participants"] is None
+
+
+def test_what_is_resampled_is_what_stays_together() -> None:
+    """Twenty people of three clips each: an interval over people is wider than one that took their recordings apart."""
+    rng = np.random.default_rng(0)
+    task = Task("regression")
+    targets = np.repeat(rng.normal(size=20), 3)
+    predictions = Predictions(np.arange(60), (targets + np.repeat(rng.normal(size=20), 3))[None, :, None], [["t"] * 60])
+    problem = problem_of(targets, task, clips=3)
+    problem.examples["recording"] = [f"r{k}" for k in range(60)]
+    people = summary(problem, {"t": predictions})["t"]["interval"]
+    problem.unit = "recordings"
+    recordings = summary(problem, {"t": predictions})["t"]["interval"]
+    assert people[1] - people[0] > 1.3 * (recordings[1] - recordings[0])
