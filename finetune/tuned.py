@@ -61,6 +61,7 @@ def save_tuned(
         "method": config.method,
         "adapter": plain(config.adapter),
         "prompt": plain(config.prompt),
+        "swin": plain(config.swin),
         "target": config.target,
         "task": task.name,
         "classes": task.classes,

@@ -296,7 +296,8 @@ def test_finetune_run_on_a_swin(swin_file: Path, split_shards: Path, tmp_path: P
     assert metrics["rows"][method]["test"]["accuracy"]["mean"] > 0.6  # a square that moves, or does not
     assert (tmp_path / "adapter.safetensors").is_file() == (method != "linear")
 
-    encoder = open_encoder(swin_file, "cpu", READING)
+    about = json.loads((tmp_path / "config.json").read_text())
+    encoder = open_encoder(Path(about["encoder"]), "cpu", SwinConfig(**about["swin"]))
     tuned = load_tuned(tmp_path, encoder)
     row = read_index(split_shards).query("recording == 'r4'").iloc[1]
     said = tuned.predict([read_clip(read_sample(split_shards, row), tuned.streams)])[0]
