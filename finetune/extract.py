@@ -92,6 +92,11 @@ def write_table(
     return 3 if failures or read < len(index) else 0
 
 
+def whole_or_empty(person: np.ndarray) -> pd.Series:
+    """Person ids int [row] as a column: empty for the scene."""
+    return pd.Series(person, dtype="Int64").mask(person == SCENE)
+
+
 @torch.inference_mode()
 def clip_features(
     encoder: Encoder, clips: Sequence[Clip], streams: Sequence[str], seconds: float | None = None
@@ -119,7 +124,7 @@ def clip_features(
             "time": start,
             "end": end,
             "view": [names[c][v] if v >= 0 else None for c, v in zip(clip, view, strict=True)],
-            "person": pd.array(np.where(person == SCENE, None, person), dtype="Int64"),
+            "person": whole_or_empty(person),
             "stream": [encoder.modalities[m] for m in modality],
             "feature": list(means.cpu().numpy()),
         }

@@ -24,17 +24,17 @@ MOST_PEOPLE, MOST_CLASSES = 6, 8  # that are drawn
 
 def draw(parts: Parts, tuned: Tuned, folder: Path, most: int) -> None:
     """Draws the first ``most`` recordings of a finished table into ``folder``, whose PNGs are called as the recordings."""
+    if not most:
+        return
     names = key_bases(parts.index["recording"].unique())
     chosen = parts.index["recording"].unique()[:most]
     table = pq.read_table(parts.files, filters=[("recording", "in", chosen.tolist())]).to_pandas()
     drawn = [name for name in chosen if (table["recording"] == name).any()]
-    if drawn:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in drawn:
         sheet = contact_sheet(parts, parts.index[parts.index["recording"] == name])
         draw_recording(folder / f"{names[name]}.png", name, table[table["recording"] == name], tuned, sheet)
-    if drawn:
-        print(f"{folder}: pictures of {len(drawn)} recordings")
+    print(f"{folder}: pictures of {len(drawn)} recordings")
 
 
 def contact_sheet(parts: Parts, index: pd.DataFrame) -> list[tuple[float, np.ndarray]]:
