@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from finetune.config import ExtractConfig, RunConfig
+from finetune.config import ExtractConfig, PredictConfig, RunConfig
 
 COMMANDS = {
     "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),
     "extract": Command("videos -> features with time stamps", ExtractConfig, "finetune.extract:extract", ("video",)),
+    "predict": Command(
+        "tuned model + videos -> predictions over time", PredictConfig, "finetune.predict:predict", ("tuned", "video")
+    ),
 }
 
 

@@ -146,6 +146,8 @@ class ExtractConfig:
     """a video, a folder of videos, a manifest, or shards"""
     out: Path
     """Parquet file to write: recording, time, end, view, person (empty = the scene), stream, feature"""
+    seconds: float | None = None
+    """a row for every so many seconds of a clip, from its start; empty = a row a clip"""
     streams: tuple[str, ...] | None = None
     """streams that the encoder reads, as in [video,audio]; empty = all it knows"""
     swin: SwinConfig = field(default_factory=SwinConfig)
@@ -156,3 +158,42 @@ class ExtractConfig:
     """processes that read and decode clips; 0 = none beside this one"""
     device: Device = "auto"
     """auto = the GPU where there is one"""
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and self.seconds <= 0:
+            raise ValueError(f"seconds: {self.seconds:g} is not greater than 0")
+        _check_table(self.out, (".parquet",), self.batch_size, self.workers)
+
+
+@dataclass
+class PredictConfig:
+    """A tuned model + videos -> a table of predictions with time stamps, and pictures of them."""
+
+    tuned: Path
+    """the --out of a kinesic finetune run"""
+    video: Path
+    """a video, a folder of videos, a manifest, or shards"""
+    out: Path
+    """.parquet or .csv to write: recording, start, end, person and participant (empty = the scene), prediction, p(CLASS)"""
+    encoder: Path | None = None
+    """the encoder that it was trained on, where it lies elsewhere by now; empty = where it lay then"""
+    pictures: int = 10
+    """how many recordings, at most, get a picture of the predictions over time, in a folder beside OUT; 0 = none"""
+    batch_size: int = 8
+    """clips that go through the encoder at once"""
+    workers: int = 1
+    """processes that read and decode clips; 0 = none beside this one"""
+    device: Device = "auto"
+    """auto = the GPU where there is one"""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 0:
+            raise ValueError(f"pictures: {self.pictures} is less than 0")
+        _check_table(self.out, (".parquet", ".csv"), self.batch_size, self.workers)
+
+
+def _check_table(out: Path, suffixes: tuple[str, ...], batch_size: int, workers: int) -> None:
+    if out.suffix not in suffixes:
+        raise ValueError(f"out: {out} should end in {' or '.join(suffixes)}")
+    if batch_size < 1 or workers < 0:
+        raise ValueError("batch_size must be 1 or more, workers 0 or more")

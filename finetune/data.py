@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from configs import UserError
-from data_prep.config import BuildConfig
+from data_prep.config import BuildConfig, LandmarkConfig
+from data_prep.given import LANDMARKS, sidecar
 from data_prep.manifest import MEDIA
 from data_prep.shards import read_index
 from finetune.config import SwinConfig
@@ -58,17 +59,24 @@ def chosen_streams(encoder: Encoder, streams: Collection[str] | None) -> tuple[s
     return tuple(name for name in encoder.modalities if not streams or name in streams)
 
 
-def open_shards(data: Path, encoder_folder: Path, encoder: Encoder, cache: Path) -> tuple[Path, pd.DataFrame]:
-    """The folder of shards of ``--data`` and its index; videos are prepared into ``cache`` first. Raises UserError."""
+def open_shards(
+    data: Path, encoder_folder: Path, encoder: Encoder, cache: Path, streams: Collection[str] | None = None
+) -> tuple[Path, pd.DataFrame]:
+    """The folder of shards of ``--data`` and its index; videos are prepared into ``cache`` first. Raises UserError.
+
+    streams: what to prepare of videos; None = all that the encoder was trained with.
+    """
     if not (data / "index.parquet").is_file():
-        data = build_shards(data, encoder_folder, encoder, cache)
+        data = build_shards(data, encoder_folder, encoder, cache, streams)
     index = read_index(data)
     if index.empty:
         raise UserError(f"{data}: no clip in these shards; failures.csv there says why")
     return data, index.reset_index(drop=True)
 
 
-def build_shards(data: Path, encoder_folder: Path, encoder: Encoder, cache: Path) -> Path:
+def build_shards(
+    data: Path, encoder_folder: Path, encoder: Encoder, cache: Path, streams: Collection[str] | None = None
+) -> Path:
     """Prepares a folder of videos, one file or a manifest as the encoder was trained; goes on where it was stopped."""
     from data_prep.build import build
 
@@ -77,6 +85,8 @@ def build_shards(data: Path, encoder_folder: Path, encoder: Encoder, cache: Path
     cache.mkdir(parents=True, exist_ok=True)
     manifest = _manifest_of(data, cache) if data.suffix.lower() in MEDIA else data
     settings = preprocessing(encoder_folder, encoder, data)
+    if streams is not None:
+        settings |= _narrowed(settings, streams)
     print(f"preparing {data} as the encoder asks -> {cache}")
     code = build(BuildConfig(manifest=manifest, out=cache, **settings))
     if not (cache / "index.parquet").is_file():
@@ -100,10 +110,12 @@ def preprocessing(folder: Path, encoder: Encoder, data: Path) -> dict[str, Any]:
         side = min(encoder.config.image_height, encoder.config.image_width)
         return {"streams": ("video",), "landmarks": "none", "short_side": side + side % 2}
     asked = json.loads((folder / "config.json").read_text())["preprocessing"]
-    known = {field.name for field in fields(BuildConfig)} - {"manifest", "out", "people", "models", "workers"}
+    known = {field.name for field in fields(BuildConfig)} - {"manifest", "out", "models", "workers"}
     settings = {name: value for name, value in asked.items() if name in known}
     if "streams" in settings:
         settings["streams"] = tuple(settings["streams"])
+    if "people" in settings:
+        settings["people"] = LandmarkConfig(**settings["people"])
     if settings.get("landmarks") == "given" and not _has_landmarks(data):
         settings["landmarks"] = (
             "mediapipe"  # the release learnt from known landmarks; these videos have none beside them
@@ -111,8 +123,29 @@ def preprocessing(folder: Path, encoder: Encoder, data: Path) -> dict[str, Any]:
     return settings
 
 
+def _narrowed(settings: dict[str, Any], streams: Collection[str]) -> dict[str, Any]:
+    """What of the settings changes where these streams alone are read: what nobody reads is not looked for."""
+    config = BuildConfig(Path(), Path(), **settings)
+    speech = config.speech and "audio" in streams
+    needed = {*streams, "face", "pose"} if speech else set(streams)  # whose the sound is, faces and bodies tell
+    kept = tuple(name for name in config.streams if name in needed)
+    if not kept:
+        raise UserError(f"videos give {', '.join(config.streams)}, not {', '.join(streams)}: prepare shards that do")
+    looked_at = config.blur_faces or set(kept) & set(LANDMARKS)
+    return {"streams": kept, "speech": speech, "landmarks": config.landmarks if looked_at else "none"}
+
+
+def left_out(shards: Path) -> list[str]:
+    """What a build could not use: a line a failure, naming the file."""
+    with (shards / "failures.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [f"{row['path'] or row['recording']}: {row['reason']}; {row['remedy']}" for row in rows]
+
+
 def _has_landmarks(data: Path) -> bool:
     """Whether landmarks lie beside the videos of a folder, a manifest or a file."""
+    if data.suffix.lower() in MEDIA:
+        return any(sidecar(data, stream).is_file() for stream in LANDMARKS)
     folder = data if data.is_dir() else data.parent
     return any(next(folder.rglob(f"*.{stream}.npz"), None) for stream in ("face", "pose", "regions"))
 

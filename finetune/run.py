@@ -14,7 +14,7 @@ from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
 from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
 from finetune.features import Features, of_one
-from finetune.labels import read_labels
+from finetune.labels import SCENE, read_labels
 from finetune.methods import linear
 from finetune.problem import Problem, load_problem
 from finetune.report import write_predictions, write_report
@@ -87,7 +87,8 @@ def tuning(encoder: Encoder, problem: Problem, config: RunConfig) -> FitPredict:
             head = training.train(encoder, problem, split, config, seed)
             predicted = training.predict(encoder, head, problem, asked, config)
         if split.name in {"given", "all"} and seed == 0:
-            save_tuned(config.out, encoder, head, problem.task, problem.streams, config)
+            people = bool((problem.examples["person"] != SCENE).any())
+            save_tuned(config.out, encoder, head, problem.task, problem.streams, config, people)
         methods.remove(encoder)
         return predicted
 

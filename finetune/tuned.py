@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,19 +39,27 @@ class Tuned:
     task: Task
     target: str
     streams: tuple[str, ...]
+    people: bool = False
+    """whether it was trained on examples of single persons"""
+    window_seconds: float | None = None
+    """whether it was trained on windows of so many seconds; empty = on clips"""
 
     @torch.inference_mode()
-    def predict(self, clips: Sequence[Clip]) -> np.ndarray:
-        """Probabilities [clip, class] (columns: task.classes), or values in the target's unit [clip, 1]."""
-        values, present = encode_rows(self.encoder, list(clips), Rows.of_clips(len(clips)), self.streams)
+    def predict(self, clips: Sequence[Clip], rows: Rows | None = None) -> np.ndarray:
+        """Probabilities [row, class] (columns: task.classes), or values in the target's unit [row, 1].
+
+        rows: whom and which window each row is about; default: a row a clip, about all of it.
+        """
+        rows = Rows.of_clips(len(clips)) if rows is None else rows
+        values, present = encode_rows(self.encoder, list(clips), rows, self.streams)
         columns = [self.encoder.modalities.index(name) for name in self.streams]
         return self.head.predictions(self.head(matrix_of(values[:, columns], present[:, columns])), self.task)
 
 
 def save_tuned(
-    folder: Path, encoder: Encoder, head: Head, task: Task, streams: Sequence[str], config: RunConfig
+    folder: Path, encoder: Encoder, head: Head, task: Task, streams: Sequence[str], config: RunConfig, people: bool
 ) -> None:
-    """Writes the three files (config.json last, each under a temporary name first)."""
+    """Writes the three files (config.json last, each under a temporary name first). people: as in Tuned."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "head.safetensors", head.state_dict())
     (folder / "adapter.safetensors").unlink(missing_ok=True)
@@ -67,7 +76,9 @@ def save_tuned(
         "classes": task.classes,
         "window_seconds": config.window_seconds,
         "streams": list(streams),
-        "encoder": str(config.encoder),
+        "swin": plain(config.swin),
+        "people": people,
+        "encoder": str(config.encoder.absolute()),
         "encoder_sha256": weights_digest(encoder),
     }
     temporary = folder / ".config.json.tmp"
@@ -81,14 +92,20 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     temporary.replace(path)
 
 
-def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
-    """Puts a tuned model's weights into the encoder that it was trained on. Raises UserError for any other encoder."""
-    folder = Path(folder)
+def read_about(folder: Path) -> dict[str, Any]:
+    """config.json of a tuned model. Raises UserError."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json: is this the --out of a kinesic finetune run?")
     about = json.loads((folder / "config.json").read_text())
     if about["schema"] > SCHEMA:
         raise UserError(f"{folder}: schema {about['schema']} is newer than {SCHEMA}: update kinesic")
+    return about
+
+
+def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
+    """Puts a tuned model's weights into the encoder that it was trained on. Raises UserError for any other encoder."""
+    folder = Path(folder)
+    about = read_about(folder)
     own = weights_digest(encoder)
     if own != about["encoder_sha256"]:
         raise UserError(
@@ -106,4 +123,12 @@ def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
     weights = load_file(folder / "head.safetensors")
     head = Head(weights["mean"].shape[0], task.outputs)
     head.load_state_dict(weights)
-    return Tuned(encoder, head.to(encoder.device).eval(), task, about["target"], tuple(about["streams"]))
+    return Tuned(
+        encoder,
+        head.to(encoder.device).eval(),
+        task,
+        about["target"],
+        tuple(about["streams"]),
+        about["people"],
+        about["window_seconds"],
+    )

@@ -32,7 +32,8 @@ from pretrain.tracking import read_metrics
 from pretrain.weights import is_videomae, load_videomae
 
 FORMAT = "kinesic release"
-PREPARED = ("clip_seconds", "fps", "short_side", "crf", "streams", "landmarks", "landmark_rate")  # no paths, no names
+PREPARED = ("clip_seconds", "fps", "short_side", "crf", "streams", "landmarks", "landmark_rate")
+PREPARED = (*PREPARED, "people", "speech", "blur_faces")  # all that changes what an encoder reads; no paths, no names
 TRAINED = ("steps", "batch", "accumulate", "precision", "seed", "mask", "optimizer", "weights")  # nor here
 AVERAGED = 20  # steps, for the losses in the model card
 

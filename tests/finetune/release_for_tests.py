@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -24,7 +26,7 @@ PREPROCESSING = {
 }
 
 
-def release_of(encoder: Encoder, run: Path, out: Path) -> Path:
+def release_of(encoder: Encoder, run: Path, out: Path, preprocessing: Mapping[str, Any] = PREPROCESSING) -> Path:
     """Writes an encoder as the checkpoint of a run, and releases it."""
     config = RunConfig(run, DataConfig(run / "shards"), model=encoder.config, steps=1)
     checkpoint = run / "checkpoints" / "step-00000001"
@@ -35,7 +37,7 @@ def release_of(encoder: Encoder, run: Path, out: Path) -> Path:
         json.dumps({"schema": SCHEMA, "state": {"step": 1}, "config": plain(config)})
     )
     summary = {"recordings": 1, "clips": 1, "hours": 0.01, "people": 2, "streams": {"video": 1, "pose": 1}}
-    (run / "data.json").write_text(json.dumps({"summary": summary, "preprocessing": PREPROCESSING}))
+    (run / "data.json").write_text(json.dumps({"summary": summary, "preprocessing": dict(preprocessing)}))
     names = [f"loss_{name}" for name in encoder.modalities]
     (run / "metrics.csv").write_text(f"step,{','.join(names)}\n1{',1.0' * len(names)}\n")
     write_run_record(run, config, 0)
