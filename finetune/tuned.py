@@ -76,7 +76,6 @@ def save_tuned(
         "classes": task.classes,
         "window_seconds": config.window_seconds,
         "streams": list(streams),
-        "swin": plain(config.swin),
         "people": people,
         "encoder": str(config.encoder.absolute()),
         "encoder_sha256": weights_digest(encoder),
