@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from finetune.config import ExtractConfig, RunConfig
+from finetune.config import CompareConfig, ExtractConfig, RunConfig
 
 COMMANDS = {
     "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),
+    "compare": Command("runs -> one table and picture", CompareConfig, "finetune.compare:compare", ("runs",)),
     "extract": Command("videos -> features with time stamps", ExtractConfig, "finetune.extract:extract", ("video",)),
 }
 
