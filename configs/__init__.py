@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 HOME = Path(__file__).parent
 
@@ -33,7 +33,8 @@ class Command:
 
     ``run`` is called with an instance of ``config`` and returns the exit code (None = 0); "module:function" is imported
     only then.
-    ``positional`` names the fields that are given without ``--``; those that have a default may be left out.
+    ``positional`` names the fields that are given without ``--``; those that have a default may be left out, a list
+    takes one value or more.
     """
 
     help: str
@@ -89,8 +90,11 @@ def _parser(stage: str, name: str, command: Command) -> Any:
     docs = _attribute_docstrings(command.config)
     optional = {field.name for field in fields(command.config) if field.default is not MISSING}
     for positional in command.positional:
-        may_lack: dict[str, Any] = {"nargs": "?"} if positional in optional else {}
-        parser.add_argument(positional, type=hints[positional], help=docs.get(positional, ""), **may_lack)
+        kind = hints[positional]
+        count: dict[str, Any] = {"nargs": "?"} if positional in optional else {}
+        if get_origin(kind) is list:
+            kind, count = get_args(kind)[0], {"nargs": "+"}
+        parser.add_argument(positional, type=kind, help=docs.get(positional, ""), **count)
     parser.add_class_arguments(command.config, None, skip=set(command.positional), fail_untyped=True)
     return parser
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from finetune.config import ExtractConfig, PredictConfig, RunConfig
+from finetune.config import CompareConfig, ExtractConfig, PredictConfig, RunConfig
 
 COMMANDS = {
     "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),
+    "compare": Command("runs -> one table and picture", CompareConfig, "finetune.compare:compare", ("runs",)),
     "extract": Command("videos -> features with time stamps", ExtractConfig, "finetune.extract:extract", ("video",)),
     "predict": Command(
         "tuned model + videos -> predictions over time", PredictConfig, "finetune.predict:predict", ("tuned", "video")

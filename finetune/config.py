@@ -126,6 +126,8 @@ class RunConfig:
     """processes that read and decode clips; 0 = none beside this one"""
     device: Device = "auto"
     """auto = the GPU where there is one"""
+    tracking_uri: str | None = None
+    """MLflow store or server to log to as well, as in sqlite:///mlflow.db; empty = none"""
 
     def __post_init__(self) -> None:
         if self.folds != "each" and self.folds < 2:
@@ -197,3 +199,13 @@ def _check_table(out: Path, suffixes: tuple[str, ...], batch_size: int, workers:
         raise ValueError(f"out: {out} should end in {' or '.join(suffixes)}")
     if batch_size < 1 or workers < 0:
         raise ValueError("batch_size must be 1 or more, workers 0 or more")
+
+
+@dataclass
+class CompareConfig:
+    """Several runs of ``finetune run`` -> one table, and a picture of what accuracy costs."""
+
+    runs: list[Path]
+    """folders that finetune run wrote; their targets and test examples must be the same"""
+    out: Path = Path("compare")
+    """folder for compare.html and compare.csv"""

@@ -1,4 +1,4 @@
-"""What a run leaves behind to look at: predictions.csv, metrics.json, report.md, report.png, and a table on the screen."""
+"""What a run leaves behind to look at: predictions.csv, metrics.json, report.html, report.md, and a table on the screen."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from configs import plain
+from data_prep.report import write
 from finetune.config import RunConfig
 from finetune.evaluation import Predictions, metrics_of
 from finetune.problem import Problem
+from finetune.report_html import PAGE, page
+from finetune.report_record import FOLDS
 from finetune.tasks import Task
 
 SHOWN = 6  # columns of the table on the screen; report.md has all
 Table = dict[str, dict[str, dict[str, Any]]]  # row -> test set -> what evaluation.summary gives
 
 
-def write_predictions(path: Path, config: RunConfig, problem: Problem, results: dict[str, Predictions]) -> None:
-    """One row an example, test set and seed."""
+def write_predictions(path: Path, config: RunConfig, problem: Problem, results: dict[str, Predictions]) -> pd.DataFrame:
+    """One row an example, test set and seed. Returns what it wrote."""
     frames = []
     for test, predictions in results.items():
         about = problem.examples.iloc[predictions.examples]
         for seed, values in enumerate(predictions.values):
             frame = about[["recording", "participant", "start", "end"]].reset_index(drop=True)
-            split = predictions.splits[seed] if test == "folds" else test
+            split = predictions.splits[seed] if test == FOLDS else test
             frame = frame.assign(split=split, seed=seed, target=about["value"].to_numpy())
             limits = np.broadcast_to(predictions.thresholds, predictions.values.shape[:2])[seed]
             frame["prediction"] = problem.task.said(problem.task.decide(values, limits))
@@ -35,33 +37,21 @@ def write_predictions(path: Path, config: RunConfig, problem: Problem, results: 
             if config.threshold == "youden":
                 frame["threshold"] = limits.round(6)
             frames.append(frame)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pd.concat(frames).to_csv(temporary, index=False)
-    temporary.replace(path)
+    table = pd.concat(frames, ignore_index=True)
+    write(path, table.to_csv(index=False).encode())
+    return table
 
 
 def write_report(
-    config: RunConfig, problem: Problem, table: Table, results: dict[str, Predictions], trained: str
+    config: RunConfig, problem: Problem, table: Table, record: dict[str, Any], predictions: pd.DataFrame
 ) -> None:
-    """metrics.json, report.md and report.png into ``config.out``; prints the table."""
-    text = markdown(config, problem, table, trained)
-    record = {
-        "target": config.target,
-        "task": problem.task.name,
-        "classes": problem.task.classes,
-        "streams": problem.streams,
-        "trained": trained,
-        "notes": problem.notes,
-        "rows": table,
-    }
-    for name, content in (("metrics.json", json.dumps(plain(record), indent=1)), ("report.md", text)):
-        temporary = config.out / f".{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(config.out / name)
-    draw(config.out / "report.png", config, problem, table, results)
+    """metrics.json, report.html and report.md into ``config.out``; prints the table. record: of report_record.record."""
+    write(config.out / "metrics.json", json.dumps(record, indent=1, allow_nan=False).encode())
+    write(config.out / PAGE, page(record, predictions, config.out.resolve().name).encode())
+    write(config.out / "report.md", markdown(config, problem, table, record["trained"]).encode())
     print_table(config, problem, table)
-    print(trained)
-    print(f"report: {config.out / 'report.md'}   predictions: {config.out / 'predictions.csv'}")
+    print(record["trained"])
+    print(f"report: {config.out / PAGE}   predictions: {config.out / 'predictions.csv'}")
 
 
 def cells(problem: Problem, row: dict[str, Any]) -> list[str]:
@@ -107,7 +97,6 @@ def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) ->
             lines += [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
             of = {name: cells(problem, rows[test]["participants"]) for name, rows in table.items()}
             lines += [f"| {label(name, config)} | {' | '.join(values)} |" for name, values in of.items()]
-    lines += ["", "![predictions and rows](report.png)"]
     if problem.notes:
         lines += ["", "## To be careful about", "", *(f"- {note}" for note in problem.notes)]
     return "\n".join(lines) + "\n"
@@ -137,58 +126,3 @@ def print_table(config: RunConfig, problem: Problem, table: Table) -> None:
         for name, rows in table.items():
             shown.add_row(label(name, config).strip("*"), *cells(problem, rows[test])[:SHOWN])
         Console().print(shown)
-
-
-def draw(path: Path, config: RunConfig, problem: Problem, table: Table, results: dict[str, Predictions]) -> None:
-    """Left: confusion matrix or scatter of the first test set, all seeds; right: every row's main metric as bars."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    test, predictions = next(iter(results.items()))
-    targets = np.concatenate([problem.targets[predictions.examples]] * len(predictions.values))
-    decided = problem.task.decide(predictions.values, predictions.thresholds)
-    if problem.task.name in {"classification", "ordinal"}:
-        _confusion(left, targets, decided.ravel(), problem.task.classes)
-    elif problem.task.name == "multi-label":
-        found = table[config.method][test]["average_precision"]
-        left.barh(list(found), [value or 0 for value in found.values()])
-        left.invert_yaxis()
-        left.set_xlabel("average precision")
-    else:
-        left.scatter(targets, predictions.values[..., 0].ravel(), s=8, alpha=0.5)
-        ends = [min(targets), max(targets)]
-        left.plot(ends, ends, color="grey", linewidth=1)
-        left.set(xlabel="target", ylabel="prediction")
-    left.set_title(f"{label_of_method(config)}, {test}")
-    tests = list(results)
-    for number, name in enumerate(tests):
-        height = 0.8 / len(tests)
-        at = np.arange(len(table)) + (number - (len(tests) - 1) / 2) * height
-        means = np.array([rows[name][problem.task.main_metric]["mean"] for rows in table.values()])
-        ends = np.array([rows[name]["interval"] or (m, m) for rows, m in zip(table.values(), means, strict=True)])
-        whiskers = np.clip([means - ends[:, 0], ends[:, 1] - means], 0, None)
-        right.barh(at, means, height, xerr=whiskers, label=name, error_kw={"elinewidth": 1})
-    right.set_yticks(np.arange(len(table)), [label(name, config).strip("*") for name in table])
-    right.invert_yaxis()
-    right.set_xlabel(problem.task.main_metric)
-    right.legend()
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=120)
-    plt.close(figure)
-    temporary.replace(path)
-
-
-def _confusion(axes: Any, targets: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> None:
-    from sklearn.metrics import confusion_matrix
-
-    counts = confusion_matrix(targets, predicted, labels=range(len(classes)))
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), value in np.ndenumerate(share):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "black")
-    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="predicted", ylabel="target")

@@ -5,7 +5,11 @@ encoder + shards -> labelled clips -> frozen features -> for every seed and spli
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
+import sklearn.linear_model  # noqa: F401  here, so that the first training is not charged for it
 
 from configs import write_run_record
 from finetune import methods, training
@@ -18,6 +22,9 @@ from finetune.labels import SCENE, read_labels
 from finetune.methods import linear
 from finetune.problem import Problem, load_problem
 from finetune.report import write_predictions, write_report
+from finetune.report_mlflow import log, needs_mlflow
+from finetune.report_occlusion import Evidence, evidence
+from finetune.report_record import cost, record
 from finetune.splits import Split, groups_of
 from finetune.tuned import save_tuned
 from pretrain.encoder import Encoder
@@ -25,6 +32,7 @@ from pretrain.encoder import Encoder
 
 def run(config: RunConfig) -> int:
     """Trains ``config.method`` on the frozen encoder and reports it beside simpler predictors. Raises UserError."""
+    needs_mlflow(config)
     encoder = open_encoder(config.encoder, config.device, config.swin)
     methods.check(encoder, config.method)
     encoder.requires_grad_(False)
@@ -44,22 +52,30 @@ def run(config: RunConfig) -> int:
         + f", {config.seeds} seeds"
     )
     of_training = problem if config.threshold == "youden" else None
-    results = simpler(problem, splits, config, of_training)
-    results[config.method] = evaluate(splits, tuning(encoder, problem, config), of_training)
+    results, costs = simpler(problem, splits, config, of_training)
+    seconds: list[float] = []
+    looked = evidence(problem, splits[0])
+    results[config.method] = evaluate(splits, tuning(encoder, problem, config, seconds, looked), of_training)
+    costs[config.method] = cost(*trainable(encoder, problem, config), seconds)
     if splits[0][0].name != "given":  # the folds were for the figures; what is kept has seen everything
         nothing = np.empty(0, dtype=np.int64)
         everything = Split("all", np.arange(len(problem.examples)), nothing, {})
         tuning(encoder, problem, config)(everything, 0, nothing)
     table = {name: summary(problem, of_row) for name, of_row in results.items()}
-    write_predictions(config.out / "predictions.csv", config, problem, results[config.method])
-    write_report(config, problem, table, results[config.method], trainable(encoder, problem, config))
+    predictions = write_predictions(config.out / "predictions.csv", config, problem, results[config.method])
+    found = record(config, encoder, problem, splits, table, costs, predictions, looked.record())
+    write_report(config, problem, table, found, predictions)
+    log(config, found)
     return 0
 
 
 def simpler(
     problem: Problem, splits: list[list[Split]], config: RunConfig, of_training: Problem | None = None
-) -> dict[str, dict[str, Predictions]]:
-    """The rows that stand beside a method: those that know less, and the linear probe. of_training: as ``evaluate`` has it."""
+) -> tuple[dict[str, dict[str, Predictions]], dict[str, dict[str, Any]]]:
+    """The rows that stand beside a method: those that know less, and the linear probe; and what that one costs.
+
+    of_training: as ``evaluate`` has it.
+    """
     from rich.progress import track
 
     rows: dict[str, Features] = {}
@@ -69,23 +85,58 @@ def simpler(
         rows |= {NAMES[name]: told for name, told in problem.baselines.items() if told.values.any()}
     if config.method != "linear":
         rows["linear"] = problem.features
-    return {
-        name: evaluate(splits, probe(problem, features), of_training)
-        for name, features in track(rows.items(), "simpler predictors")
-    }
+    results, costs, seconds = {}, {}, []
+    for name, features in track(rows.items(), "simpler predictors"):
+        fit_predict = probe(problem, features)
+        if name == "linear":
+            fit_predict = timed(fit_predict, seconds)
+        results[name] = evaluate(splits, fit_predict, of_training)
+    if seconds:
+        costs["linear"] = cost(0, head_weights(problem), seconds)
+    return results, costs
 
 
-def tuning(encoder: Encoder, problem: Problem, config: RunConfig) -> FitPredict:
-    """Fits ``config.method``; saves the first seed's weights of the given split, or those that saw everything."""
+def timed(fit_predict: FitPredict, seconds: list[float]) -> FitPredict:
+    """The same, adding to ``seconds`` how long it took for each split; what is fitted for a threshold is not counted."""
+
+    def run(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
+        predicted = fit_predict(split, seed, asked)
+        if split.tests:
+            seconds.append(time.perf_counter() - began)
+        return predicted
+
+    return run
+
+
+def tuning(
+    encoder: Encoder,
+    problem: Problem,
+    config: RunConfig,
+    seconds: list[float] | None = None,
+    looked: Evidence | None = None,
+) -> FitPredict:
+    """Fits ``config.method``; saves the first seed's weights of the given split, or those that saw everything.
+
+    Of what is fitted for a test: adds to ``seconds`` how long the training took, and to ``looked`` what the first seed's
+    predictions rest on.
+    """
 
     def fit_predict(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
         if config.method == "linear":
             rows = split.train
             head = linear.fit(problem.features[rows], problem.targets[rows], problem.groups[rows], problem.task, seed)
-            predicted = head.predict(problem.features.values[asked], problem.task)
         else:
             head = training.train(encoder, problem, split, config, seed)
+        if seconds is not None and split.tests:
+            seconds.append(time.perf_counter() - began)
+        if config.method == "linear":
+            predicted = head.predict(problem.features.values[asked], problem.task)
+        else:
             predicted = training.predict(encoder, head, problem, asked, config)
+        if looked is not None and split.tests and seed == 0:
+            looked.add(encoder, head, asked, config)
         if split.name in {"given", "all"} and seed == 0:
             people = bool((problem.examples["person"] != SCENE).any())
             save_tuned(config.out, encoder, head, problem.task, problem.streams, config, people)
@@ -95,14 +146,14 @@ def tuning(encoder: Encoder, problem: Problem, config: RunConfig) -> FitPredict:
     return fit_predict
 
 
-def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> str:
-    """How much is trained, the weights in the backbone apart from the head."""
-    backbone = sum(p.numel() for p in encoder.trunk.parameters())
+def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> tuple[int, int]:
+    """How many weights are trained in the backbone, and in the head."""
     methods.install(encoder, config.method, config.adapter, config.prompt, seed=0)
     small = sum(p.numel() for p in methods.small_weights(encoder).values())
     methods.remove(encoder)
-    head = (problem.features.values.shape[1] + 1) * problem.task.outputs
-    return (
-        f"trained: {small:,} weights in the backbone ({100 * small / backbone:.2f} % of its {backbone:,}), "
-        f"and {head:,} in the head"
-    )
+    return small, head_weights(problem)
+
+
+def head_weights(problem: Problem) -> int:
+    """The weights of a linear head."""
+    return (problem.features.values.shape[1] + 1) * problem.task.outputs

@@ -37,8 +37,8 @@ def test_an_adapter_on_splits_of_the_manifest(small_release: Path, split_shards:
         "versions.json",
         "metrics.json",
         "predictions.csv",
+        "report.html",
         "report.md",
-        "report.png",
     }
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     rows = metrics["rows"]
