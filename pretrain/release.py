@@ -58,7 +58,10 @@ def write_release(run: Path, out: Path, license: str) -> int:
         raise UserError(f"{run}: no checkpoint there; `kinesic pretrain run --out {run} ...` writes them")
     if out.exists():
         raise UserError(f"{out}: exists; a release is never changed, take another name")
-    about = describe(run, newest, license)
+    try:
+        about = describe(run, newest, license)
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{run}: lacks something that a run writes: {type(error).__name__}: {error}") from None
     weights = load_file(newest / "weights.safetensors")
     encoder = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
     card = model_card(about, sum(value.numel() for value in encoder.values()))
@@ -172,19 +175,27 @@ def check(folder: Path) -> list[str]:
         if not value.isfinite().all():
             raise UserError(f"{folder / WEIGHTS}: {name} holds numbers that are not finite")
     license, card = about.get("license"), _check_cards(folder, listed, about)
-    training = about.get("training", {})
-    data = training.get("data", {})
-    counts = ", ".join(f"{data.get(name, '?')} {name}" for name in ("recordings", "clips", "hours", "people"))
+    try:
+        trained = _trained(about.get("training", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG}: its training is not told as kinesic tells it: {error}") from None
     return [
         f"{folder}: a release, whole and unchanged (schema {about['schema']} of {SCHEMA})",
         f"files     {len(listed)} as {SUMS} says, no other and no pickle: {', '.join(listed)}",
         f"weights   {len(tensors)} tensors, {sum(v.numel() for v in tensors.values()) / 1e6:.1f} M numbers, all finite",
         f"reads     {', '.join(encoder.modalities)}; tokens of width {encoder.config.dim}",
-        f"trained   {training.get('step', '?')} steps on {counts}; digests of {len(data.get('shards', {}))} shards",
+        f"trained   {trained}",
         f"card      {card}",
         f"licence   {license or 'not named: an older kinesic wrote no licence'}",
-        f"written   by kinesic {about.get('versions', {}).get('kinesic', '?')}",
     ]
+
+
+def _trained(training: dict[str, Any]) -> str:
+    data = training.get("data", {})
+    counts = ", ".join(f"{data.get(name, '?')} {name}" for name in ("recordings", "clips", "hours", "people"))
+    losses = ", ".join(f"{name} {last:.4f}" for name, (_, last) in training.get("losses", {}).items())
+    shards = f"digests of {len(data.get('shards', {}))} shards"
+    return f"{training.get('step', '?')} steps on {counts}; {shards}; last losses: {losses or 'not told'}"
 
 
 def _check_cards(folder: Path, listed: list[str], about: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from configs import UserError
 
 WEIGHTS, CONFIG, CARD, HUB_CARD, SUMS = "model.safetensors", "config.json", "MODEL_CARD.md", "README.md", "SHA256SUMS"
 PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+PROTOCOLS = {b"\x02", b"\x03", b"\x04", b"\x05"}  # those whose pickles begin alike; of older ones the name alone tells
 CLIENTS = {".cache", ".git", ".gitattributes"}  # what git and model hubs' clients put beside the files of a repository
 
 
@@ -60,10 +61,8 @@ def _pickles(folder: Path) -> Iterator[str]:
     not followed."""
     for place, _, names in os.walk(folder):
         for file in (Path(place) / name for name in sorted(names)):
-            if (
-                file.suffix == ".safetensors"
-            ):  # its first bytes are a length, which may be any; no pickle is read as one
-                continue
+            if file.suffix == ".safetensors":
+                continue  # begins with a length, which may be any, and its reader unpickles nothing
             if file.suffix.lower() in PICKLES or (file.is_file() and _begins_as_a_pickle(file)):
                 yield str(file.relative_to(folder))
 
@@ -71,12 +70,7 @@ def _pickles(folder: Path) -> Iterator[str]:
 def _begins_as_a_pickle(file: Path) -> bool:
     with file.open("rb") as handle:
         head = handle.read(4)
-    if head[:2] in {
-        b"\x80\x02",
-        b"\x80\x03",
-        b"\x80\x04",
-        b"\x80\x05",
-    }:  # protocols 2 to 5; older ones begin as any text
+    if head[:1] == b"\x80" and head[1:2] in PROTOCOLS:
         return True
     if head != b"PK\x03\x04":
         return False

@@ -144,6 +144,16 @@ def test_a_release_is_not_overwritten_and_needs_a_checkpoint(
     assert {path.name for path in tmp_path.iterdir()} == {"release"}
 
 
+@pytest.mark.parametrize("name", ["data.json", "versions.json", "metrics.csv"])
+def test_a_run_that_lacks_a_file_is_not_released(
+    name: str, drawn_run: tuple[Path, MaskedAutoencoder], tmp_path: Path
+) -> None:
+    (shutil.copytree(drawn_run[0], tmp_path / "copy") / name).unlink()
+    with pytest.raises(UserError, match=f"copy: lacks something that a run writes: .*{name}"):
+        release(ReleaseConfig(tmp_path / "copy", tmp_path / "release"))
+    assert {file.name for file in tmp_path.iterdir()} == {"copy"}
+
+
 def test_a_run_that_learnt_faces_told_otherwise_is_not_released(
     drawn_run: tuple[Path, MaskedAutoencoder], tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ def test_a_whole_release_is_told_without_a_network(
         "whole and unchanged (schema 2 of 2)",
         "4 as SHA256SUMS says",
         "video, audio, face, pose; tokens of width 48",
-        "40 steps on 6 recordings, 24 clips, 0.0267 hours, 5 people; digests of 2 shards",
+        "40 steps on 6 recordings, 24 clips, 0.0267 hours, 5 people; digests of 2 shards; last losses: audio 1.8750, video 1.0000",
         "licence   unknown",
     ):
         assert words in said
@@ -143,11 +143,14 @@ def test_a_link_out_of_the_folder_is_refused(released: Path, tmp_path: Path, nam
     shutil.move(released / name, tmp_path / "elsewhere")
     (released / name).symlink_to(tmp_path / "elsewhere")
     refused(released, rf"{name}: a link out of this folder")
-    (tmp_path / "blobs").mkdir()  # a cache's, but this folder is not in its snapshots
+    (tmp_path / "blobs").mkdir()  # lies where a cache's do, but this folder is none of its snapshots
     shutil.move(tmp_path / "elsewhere", tmp_path / "blobs" / "0")
     (released / name).unlink()
-    (released / name).symlink_to("../blobs/0")
-    refused(released, rf"{name}: a link out of this folder")
+    (released / name).symlink_to("../../blobs/0")
+    (tmp_path / "revisions").mkdir()
+    shutil.move(released, tmp_path / "revisions" / "0")
+    assert (tmp_path / "revisions" / "0" / name).is_file()
+    refused(tmp_path / "revisions" / "0", rf"{name}: a link out of this folder")
 
 
 def test_links_of_a_cache_lead_to_its_own_blobs_and_nowhere_else(released: Path, tmp_path: Path) -> None:
@@ -261,6 +264,13 @@ def test_a_card_that_does_not_go_with_the_rest_fails_the_check(
     write_sums(released, SIGNED)
     assert load_encoder(released).config.dim == 48  # it reads no card
     not_checked(released, line)
+
+
+@pytest.mark.parametrize("training", [5, {"data": []}, {"losses": {"video": 1}}, {"losses": {"video": "ab"}}])
+def test_a_training_that_kinesic_would_not_tell_so_fails_the_check(released: Path, training: Any) -> None:
+    edit(lambda about: about.update(training=training))(released)
+    write_sums(released, SIGNED)
+    not_checked(released, "its training is not told as kinesic tells it")
 
 
 def test_weights_that_are_not_finite_fail_the_check(released: Path) -> None:
