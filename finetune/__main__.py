@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from finetune.config import ExtractConfig, RunConfig
+from finetune.config import ExtractConfig, MergeConfig, RunConfig
 
 COMMANDS = {
     "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),
+    "merge": Command(
+        "what lora or full learnt -> a release of its own", MergeConfig, "finetune.merge:merge", ("tuned",)
+    ),
     "extract": Command("videos -> features with time stamps", ExtractConfig, "finetune.extract:extract", ("video",)),
 }
 

@@ -26,7 +26,7 @@ from pretrain.encoder import Encoder
 def run(config: RunConfig) -> int:
     """Trains ``config.method`` on the frozen encoder and reports it beside simpler predictors. Raises UserError."""
     encoder = open_encoder(config.encoder, config.device, config.swin)
-    methods.check(encoder, config.method)
+    methods.check(encoder, config)
     encoder.requires_grad_(False)
     streams = chosen_streams(encoder, config.streams)
     labels = read_labels(config.labels, config.target, config.task)
@@ -95,13 +95,13 @@ def tuning(encoder: Encoder, problem: Problem, config: RunConfig) -> FitPredict:
 
 
 def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> str:
-    """How much is trained, the weights in the backbone apart from the head."""
-    backbone = sum(p.numel() for p in encoder.trunk.parameters())
-    methods.install(encoder, config.method, config.adapter, config.prompt, seed=0)
-    small = sum(p.numel() for p in methods.small_weights(encoder).values())
-    methods.remove(encoder)
+    """How much is trained: weights in the backbone, apart from those of tokenizers and head."""
     head = (problem.features.values.shape[1] + 1) * problem.task.outputs
+    if config.method == "attentive":
+        head += (problem.features.values.shape[1] - len(problem.streams)) // 3  # the queries
+    small, elsewhere, backbone = methods.count(encoder, methods.settings_of(config), config.layers)
     return (
         f"trained: {small:,} weights in the backbone ({100 * small / backbone:.2f} % of its {backbone:,}), "
-        f"and {head:,} in the head"
+        + (f"{elsewhere:,} in tokenizers and gated branch, " if elsewhere else "")
+        + f"and {head:,} in the head"
     )
