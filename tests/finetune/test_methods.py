@@ -32,7 +32,7 @@ from finetune.config import (
 from finetune.features import Rows, encode_rows, pool, weights_digest
 from finetune.heads import AttentiveHead
 from finetune.labels import read_labels
-from finetune.methods import lora
+from finetune.methods import full, lora
 from finetune.methods.adapter import DepthwiseTime
 from finetune.problem import Problem, load_problem
 from finetune.run import tuning
@@ -370,6 +370,15 @@ def test_shares_of_vit_b() -> None:
     assert rounded["lora"] == 0.35
     assert rounded["cross"] == 1.39
     assert methods.count(encoder, AdapterConfig(), layers=4)[0] * 3 == methods.count(encoder, AdapterConfig(), None)[0]
+
+
+def test_full_fine_tuning_is_slower_the_lower_a_weight_is(encoder: Encoder) -> None:
+    rate = {id(p): group["lr"] for group in full.rates(encoder, FullConfig(1.0, 0.5)) for p in group["params"]}
+    of = {name: rate[id(weight)] for name, weight in encoder.named_parameters()}
+    assert of["trunk.norm.weight"] == of["trunk.blocks.1.mlp.fc1.weight"] == 1
+    assert of["trunk.blocks.0.mlp.fc1.weight"] == 0.5
+    assert of["video.weight"] == of["streams.pose.project.weight"] == 0.25
+    assert len(of) == len(rate)
 
 
 @pytest.mark.parametrize("method", ["attentive", "adapter", "prompt", "prefix", "cross", "lora", "full"])
