@@ -23,7 +23,7 @@ from torch import Tensor
 from pretrain import encoder, objective
 from pretrain.attention import Blocks, Rows
 from pretrain.config import ModelConfig
-from pretrain.pooling import Groups, Layout, Moments, columns_of
+from pretrain.pooling import Groups, Layout, Moments, Tracks, columns_of
 from pretrain.tokens import Tokens
 from pretrain.trunk import Trunk
 
@@ -65,6 +65,7 @@ def plan(tokens: dict[str, Tokens], config: ModelConfig, readable: dict[str, np.
         key_time=Moments(none.astype(np.float64)),
         key_weight=torch.empty(0),
         sources={},
+        tracks=Tracks(columns.block, columns.place, columns.step),
         person=torch.from_numpy(np.where(columns.person < 0, 0, 1 + columns.person % PEOPLE)),
     )
 

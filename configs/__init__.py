@@ -91,7 +91,7 @@ def _parser(stage: str, name: str, command: Command) -> Any:
     optional = {field.name for field in fields(command.config) if field.default is not MISSING}
     for positional in command.positional:
         kind = hints[positional]
-        count: dict[str, Any] = {"nargs": "?"} if positional in optional else {}
+        count: Any = {"nargs": "?"} if positional in optional else {}
         if get_origin(kind) is list:
             kind, count = get_args(kind)[0], {"nargs": "+"}
         parser.add_argument(positional, type=kind, help=docs.get(positional, ""), **count)

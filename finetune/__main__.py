@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from finetune.config import CompareConfig, ExtractConfig, PredictConfig, RunConfig
+from finetune.config import CompareConfig, ExtractConfig, MergeConfig, PredictConfig, RunConfig
 
 COMMANDS = {
     "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),
     "compare": Command("runs -> one table and picture", CompareConfig, "finetune.compare:compare", ("runs",)),
+    "merge": Command(
+        "what lora or full learnt -> a release of its own", MergeConfig, "finetune.merge:merge", ("tuned",)
+    ),
     "extract": Command("videos -> features with time stamps", ExtractConfig, "finetune.extract:extract", ("video",)),
     "predict": Command(
         "tuned model + videos -> predictions over time", PredictConfig, "finetune.predict:predict", ("tuned", "video")

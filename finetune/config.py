@@ -20,14 +20,92 @@ class AdapterConfig:
     """hidden width; empty = a twelfth of the encoder's width (64 at ViT-B), about 1.4 per cent of the backbone"""
     scale: float = 0.1
     """factor on what the adapter adds, as in the paper"""
+    temporal: bool = False
+    """a depth-wise convolution over three steps in time within the bottleneck (ST-Adapter, arXiv 2206.13559)"""
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"adapter.width: {self.width} is less than 1")
 
 
 @dataclass
 class PromptConfig:
-    """Learned tokens that every block reads beside its own (VPT-deep, arXiv 2203.12119)."""
+    """Learned tokens that blocks read beside their own (VPT, arXiv 2203.12119)."""
 
     count: int = 20
     """prompts a block; 50 are about 0.5 per cent of ViT-B"""
+    depth: Literal["deep", "shallow"] = "deep"
+    """deep: new prompts in every block; shallow: one set, put in before the first"""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"prompt.count: {self.count} is less than 1")
+
+
+@dataclass
+class PrefixConfig:
+    """Learned keys and values in every block (prefix tuning, arXiv 2101.00190)."""
+
+    count: int = 20
+    """pairs of key and value a block; 20 are 0.4 per cent of ViT-B"""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"prefix.count: {self.count} is less than 1")
+
+
+@dataclass
+class CrossConfig:
+    """Low-rank cross-attention towards other streams (after CM3T, WACV 2025); without ``layers`` in the last half of the blocks."""
+
+    rank: int = 64
+    """width of queries, keys and values; 64 in six blocks are 1.4 per cent of ViT-B"""
+    streams: tuple[str, ...] | None = None
+    """streams that are read, as in [pose]; empty = all that the encoder reads"""
+
+    def __post_init__(self) -> None:
+        if self.rank < 16 or self.rank % 16:
+            raise ValueError(f"cross.rank: {self.rank} is no multiple of 16 (a head is 16 wide)")
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank updates of the projections of queries and values (LoRA, arXiv 2106.09685), by peft."""
+
+    rank: int = 8
+    """rank of an update; 8 is 0.34 per cent of ViT-B"""
+    alpha: float = 16.0
+    """the update is scaled by alpha / rank"""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank: {self.rank} is less than 1")
+
+
+@dataclass
+class FullConfig:
+    """Every weight of the encoder; the released files stay as they are, and a whole encoder is saved."""
+
+    lr: float = 1e-4
+    """peak learning rate of the last block; the head's comes from ``training.lr``"""
+    layer_decay: float = 0.75
+    """factor on it from each block to the one below (as VideoMAE is fine-tuned, arXiv 2203.12602, appendix)"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"full.layer_decay: {self.layer_decay} is not in (0, 1]")
+
+
+Method = Literal["linear", "attentive", "adapter", "prompt", "prefix", "cross", "lora", "full"]
+MethodSettings = AdapterConfig | PromptConfig | PrefixConfig | CrossConfig | LoraConfig | FullConfig
+SETTINGS: dict[str, type[MethodSettings]] = {
+    "adapter": AdapterConfig,
+    "prompt": PromptConfig,
+    "prefix": PrefixConfig,
+    "cross": CrossConfig,
+    "lora": LoraConfig,
+    "full": FullConfig,
+}
 
 
 @dataclass
@@ -52,7 +130,7 @@ class SwinConfig:
 
 @dataclass
 class TrainingConfig:
-    """How adapter and prompt are trained; ``linear`` has no such settings."""
+    """How all methods but ``linear`` are trained."""
 
     epochs: int = 10
     """passes over the training part, at most"""
@@ -88,8 +166,11 @@ class RunConfig:
     BORIS export a behaviour"""
     out: Path
     """folder for weights, predictions, metrics and report"""
-    method: Literal["linear", "adapter", "prompt"] = "adapter"
-    """what is trained: a linear head on pooled features; or small weights in every block as well"""
+    method: Method = "adapter"
+    """what is trained: linear, attentive: a head on the frozen encoder's tokens; adapter, prompt, prefix, cross, lora: small
+    weights in its blocks as well; full: all of its weights"""
+    layers: int | None = None
+    """small weights in so many of the last blocks, the others run without gradients; empty = in all (cross: in half)"""
     task: Literal["classification", "multi-label", "ordinal", "regression"] | None = None
     """empty = from the target's values: more than 10 different numbers are a regression; ordinal: levels, numbers in order"""
     positive: str | None = None
@@ -118,8 +199,16 @@ class RunConfig:
     """method prompt"""
     swin: SwinConfig = field(default_factory=SwinConfig)
     """how a Video Swin reads video"""
+    prefix: PrefixConfig = field(default_factory=PrefixConfig)
+    """method prefix"""
+    cross: CrossConfig = field(default_factory=CrossConfig)
+    """method cross"""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """method lora"""
+    full: FullConfig = field(default_factory=FullConfig)
+    """method full"""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """how adapter and prompt are trained"""
+    """how all methods but linear are trained"""
     batch_size: int = 16
     """clips that go through the encoder at once"""
     workers: int = 1
@@ -136,6 +225,28 @@ class RunConfig:
             raise ValueError(f"window_seconds: {self.window_seconds} is not more than 0")
         if self.seeds < 1 or self.batch_size < 1:
             raise ValueError("seeds and batch_size must be 1 or more")
+        shallow = self.method == "prompt" and self.prompt.depth == "shallow"
+        if self.layers is not None and (self.method in {"linear", "attentive", "full"} or shallow):
+            what = (
+                "shallow prompts enter before the first block"
+                if shallow
+                else f"method {self.method} puts nothing into blocks"
+            )
+            raise ValueError(f"layers: {what}; leave it empty")
+        if self.layers is not None and self.layers < 1:
+            raise ValueError(f"layers: {self.layers} is less than 1")
+
+
+@dataclass
+class MergeConfig:
+    """What ``lora`` or ``full`` learnt -> a release of its own."""
+
+    tuned: Path
+    """the --out of a kinesic finetune run"""
+    encoder: Path
+    """the encoder that it was trained on"""
+    out: Path
+    """folder of the new release; its head is written beside it, as OUT-head"""
 
 
 @dataclass

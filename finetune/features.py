@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,11 @@ from data_prep.shards import read_sample
 from finetune.labels import SCENE
 from pretrain.clips import Clip, read_clip
 from pretrain.encoder import Encoded, Encoder
+from pretrain.trunk import SMALL
 from pretrain.weights import digest
+
+if TYPE_CHECKING:
+    from finetune.steps import Steps
 
 POOLED = 6  # numbers a feature: mean, deviation, deviation over time; before the trunk and after it
 
@@ -62,6 +67,13 @@ class Rows:
         """A row for each clip, about all of it."""
         return Rows.of([(number, *WHOLE) for number in range(count)])
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """clip, person and window, as ``members`` has them."""
+        clip, person, start, end = (
+            torch.from_numpy(v).to(device) for v in (self.clip, self.person, self.start, self.end)
+        )
+        return clip, person, (start, end)
+
 
 def pool(
     encoded: Encoded, clip: Tensor, person: Tensor, modalities: int, window: tuple[Tensor, Tensor] | None = None
@@ -73,7 +85,7 @@ def pool(
     Returns values [row, modality, 6 * dim], zero where a modality is missing, and present bool [row, modality].
     """
     tokens = torch.cat([encoded.content, encoded.tokens], 1).float()
-    moved = (tokens - _track_means(tokens, encoded)).square()
+    moved = (tokens - track_means(tokens, encoded)).square()
     pieces = [some for one in clip.unique() for some in (clip == one).nonzero()[:, 0].split(AT_ONCE)]
     parts = []
     for some in pieces:
@@ -85,7 +97,9 @@ def pool(
     return values, present
 
 
-def members(encoded: Encoded, clip: Tensor, person: Tensor, window: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def members(
+    encoded: Encoded | Steps, clip: Tensor, person: Tensor, window: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Which tokens each row is about, bool [row, token]: of its clip; of its person and the scene, or all (person -1); of its
     window, where the middle of a token counts.
 
@@ -113,7 +127,7 @@ def _pooled(of_row: Tensor, tokens: Tensor, moved: Tensor, modality: Tensor, mod
     return values, rearrange(count > 0, "(row modality) 1 -> row modality", modality=modalities)
 
 
-def _track_means(tokens: Tensor, encoded: Encoded) -> Tensor:
+def track_means(tokens: Tensor, encoded: Encoded) -> Tensor:
     """For every token, the mean over time of the tokens that share its clip, modality, view, place and person: [token, dim]."""
     keys = torch.stack([encoded.clip, encoded.modality, encoded.view, encoded.place, encoded.person], 1)
     track = torch.unique(keys, dim=0, return_inverse=True)[1]
@@ -249,20 +263,19 @@ def encode_rows(
     encoder: Encoder, clips: list[Clip], rows: Rows, streams: Sequence[str], bf16: bool = False
 ) -> tuple[Tensor, Tensor]:
     """``pool`` of encoded clips; a clip that holds none of the streams counts as one that lacks them all."""
-    read = [number for number, c in enumerate(clips) if readable(c, streams)]
-    renumber = torch.full((len(clips),), len(clips), device=encoder.device)
-    renumber[read] = torch.arange(len(read), device=encoder.device)
-    number = renumber[torch.from_numpy(rows.clip).to(encoder.device)]
-    modalities = len(encoder.modalities)
+    clip, person, window = rows.on(encoder.device)
+    return pool(encode(encoder, clips, streams, bf16), clip, person, len(encoder.modalities), window)
+
+
+def encode(encoder: Encoder, clips: list[Clip], streams: Sequence[str], bf16: bool = False) -> Encoded:
+    """``Encoder.encode_clips``, where a clip that holds none of the streams has no token; bf16: matrix products in bfloat16."""
+    read = [number for number, clip in enumerate(clips) if readable(clip, streams)]
     if not read:
-        shape = (len(rows.clip), modalities, POOLED * encoder.config.dim)
-        return torch.zeros(shape, device=encoder.device), torch.zeros(
-            shape[:2], dtype=torch.bool, device=encoder.device
-        )
+        nothing = torch.zeros(0, encoder.config.dim, device=encoder.device)
+        return Encoded(nothing, nothing, *(nothing.new_zeros(0, dtype=torch.int64) for _ in range(6)))
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=bf16):
-        encoded = encoder.encode_clips([clips[n] for n in read], streams)
-    person, *window = (torch.from_numpy(v).to(encoder.device) for v in (rows.person, rows.start, rows.end))
-    return pool(encoded, number, person, modalities, (window[0], window[1]))
+        encoded = encoder.encode_clips([clips[number] for number in read], streams)
+    return replace(encoded, clip=torch.tensor(read, device=encoder.device)[encoded.clip])
 
 
 def readable(clip: Clip, streams: Sequence[str]) -> bool:
@@ -279,8 +292,7 @@ def readable(clip: Clip, streams: Sequence[str]) -> bool:
 
 def weights_digest(encoder: Encoder) -> str:
     """sha256 of an encoder's own weights, by name; what a method put into it does not count."""
-    own = {n: v for n, v in encoder.state_dict().items() if ".adapter." not in n and not n.endswith(".prompt")}
-    return digest(own)
+    return digest({name: v for name, v in encoder.state_dict().items() if not set(SMALL) & set(name.split("."))})
 
 
 def cached(file: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from configs import UserError
 from finetune.config import PredictConfig, SwinConfig
 from finetune.data import open_encoder
-from finetune.extract import schema_of, write_table
+from finetune.extract import schema_of, whole_or_empty, write_table
 from finetune.features import WHOLE, Part, Rows
 from finetune.labels import SCENE
 from finetune.predict_pictures import draw

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FRAMES = 8  # of a recording, evenly over its time
 MOST_PEOPLE, MOST_CLASSES = 6, 8  # that are drawn
+MOST_DOTS = 200  # of a line; of more, the line alone is drawn
 
 
 def draw(parts: Parts, tuned: Tuned, folder: Path, most: int) -> None:
@@ -85,7 +86,7 @@ def draw_recording(
         axes.append(axis)
     axes[0].xaxis.set_major_formatter(lambda value, _: clock(value))
     axes[0].set_xlim(rows["start"].min(), rows["end"].max())
-    axes[0].legend(loc="upper right", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=MOST_CLASSES, fontsize=8)
     figure.suptitle(f"{name}: {tuned.target}" + (f" (and of {more} more people)" if more > 0 else ""), fontsize=10)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=100, format="png")
@@ -106,7 +107,8 @@ def _lines(axis: Axes, rows: pd.DataFrame, tuned: Tuned) -> None:
     times = np.insert((start + end) / 2, gaps, np.nan)
     for name in sorted(map(str, columns)):
         label = tuned.target if name == "prediction" else name
-        axis.plot(times, np.insert(rows[name].to_numpy(float), gaps, np.nan), marker=".", linewidth=1, label=label)
+        values = np.insert(rows[name].to_numpy(float), gaps, np.nan)
+        axis.plot(times, values, marker="." if len(rows) <= MOST_DOTS else "", linewidth=1, label=label)
 
 
 def _who(rows: pd.DataFrame) -> str:

@@ -28,6 +28,7 @@ from finetune.features import (
 )
 from finetune.labels import called_as_in, class_names, infer_task, join, people_of, targets_of
 from finetune.splits import Split, folds, given_split, groups_of
+from finetune.steps import Steps
 from finetune.tasks import Task, TaskName
 from pretrain.encoder import Encoder
 
@@ -40,6 +41,7 @@ class Problem:
     the clip, "a;b"), files, and from, to: their window in seconds from the clip's start (-inf to inf: all of it). targets:
     [example, ...] as Task has them. groups: what stays together, int [example]. streams: what the encoder reads. features:
     pooled, of the frozen encoder. unit: what is resampled for an interval. baselines: the same of simpler descriptions, by name.
+    steps: of the frozen encoder, once a method needs them.
     """
 
     shards: Path
@@ -53,6 +55,7 @@ class Problem:
     baselines: dict[str, Features] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unit: str = "recordings"
+    steps: Steps | None = None
 
     @property
     def units(self) -> np.ndarray:

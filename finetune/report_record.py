@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from configs import UserError, plain
-from finetune import metrics
+from finetune import methods, metrics
 from finetune.config import RunConfig
 from finetune.features import weights_digest
 from finetune.problem import Problem
@@ -90,14 +90,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found
 
 
-def cost(backbone: int, head: int, seconds: Sequence[float]) -> dict[str, Any]:
-    """What a row took: trained weights in the backbone and in the head, seconds of a training (median), how many there were."""
-    return {"backbone": backbone, "head": head, "seconds": float(np.median(seconds)), "fits": len(seconds)}
+def cost(backbone: int, elsewhere: int, head: int, seconds: Sequence[float]) -> dict[str, Any]:
+    """What a row took: trained weights in the backbone, elsewhere in the encoder (tokenizers, gated branch) and in the head;
+    seconds of a training (median), how many there were."""
+    trained = {"backbone": backbone, "elsewhere": elsewhere, "head": head}
+    return trained | {"seconds": float(np.median(seconds)), "fits": len(seconds)}
 
 
 def backbone(encoder: Encoder) -> int:
     """The weights of the backbone; what a method put into it must have been taken out."""
-    return sum(weight.numel() for weight in encoder.trunk.parameters())
+    return methods.count(encoder, None, None)[2]
 
 
 def sentence(cost: dict[str, Any], encoder: Encoder) -> str:
@@ -105,7 +107,8 @@ def sentence(cost: dict[str, Any], encoder: Encoder) -> str:
     small, all_of_it = cost["backbone"], backbone(encoder)
     return (
         f"trained: {small:,} weights in the backbone ({100 * small / all_of_it:.2f} % of its {all_of_it:,}), "
-        f"and {cost['head']:,} in the head"
+        + (f"{cost['elsewhere']:,} in tokenizers and gated branch, " if cost["elsewhere"] else "")
+        + f"and {cost['head']:,} in the head"
     )
 
 

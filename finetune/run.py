@@ -34,7 +34,7 @@ def run(config: RunConfig) -> int:
     """Trains ``config.method`` on the frozen encoder and reports it beside simpler predictors. Raises UserError."""
     needs_mlflow(config)
     encoder = open_encoder(config.encoder, config.device, config.swin)
-    methods.check(encoder, config.method)
+    methods.check(encoder, config)
     encoder.requires_grad_(False)
     streams = chosen_streams(encoder, config.streams)
     labels = read_labels(config.labels, config.target, config.task)
@@ -92,7 +92,7 @@ def simpler(
             fit_predict = timed(fit_predict, seconds)
         results[name] = evaluate(splits, fit_predict, of_training)
     if seconds:
-        costs["linear"] = cost(0, head_weights(problem), seconds)
+        costs["linear"] = cost(0, 0, head_weights(problem), seconds)
     return results, costs
 
 
@@ -146,12 +146,13 @@ def tuning(
     return fit_predict
 
 
-def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> tuple[int, int]:
-    """How many weights are trained in the backbone, and in the head."""
-    methods.install(encoder, config.method, config.adapter, config.prompt, seed=0)
-    small = sum(p.numel() for p in methods.small_weights(encoder).values())
-    methods.remove(encoder)
-    return small, head_weights(problem)
+def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> tuple[int, int, int]:
+    """How many weights are trained in the backbone, elsewhere in the encoder (tokenizers, gated branch), and in the head."""
+    small, elsewhere, _ = methods.count(encoder, methods.settings_of(config), config.layers)
+    head = head_weights(problem)
+    if config.method == "attentive":
+        head += (problem.features.values.shape[1] - len(problem.streams)) // 3  # the queries
+    return small, elsewhere, head
 
 
 def head_weights(problem: Problem) -> int:

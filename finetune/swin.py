@@ -91,7 +91,8 @@ class WindowAttention(nn.Module):
     """Attention within windows, with a bias for how far apart two tokens are.
 
     ``prompt`` [prompts, dim], where set, lends every window more keys and values (VPT-deep for Swin, arXiv 2203.12119: what
-    the prompts themselves would become is discarded at each layer); they have no place, hence no bias.
+    the prompts themselves would become is discarded at each layer); they have no place, hence no bias. ``prefix`` and ``lora``
+    as in pretrain/trunk.py.
     """
 
     index: Tensor
@@ -105,6 +106,8 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(int(index.max()) + 1, heads))
         self.register_buffer("index", index, persistent=False)
         self.prompt: nn.Parameter | None = None
+        self.prefix: nn.Parameter | None = None
+        self.lora: nn.ModuleDict | None = None
 
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """x [time, row, column, dim], normalised -> the same shape; ``norm`` is what normalised it (prompts pass through it too).
@@ -134,16 +137,23 @@ class WindowAttention(nn.Module):
     def _attend(self, x: Tensor, bias: Tensor, norm: nn.Module) -> Tensor:
         """x [window, token, dim] -> [window, token, dim]"""
         query, key, value = self._project(x)
+        more = None
         if self.prompt is not None:
-            _, *prompts = (part.expand(len(x), -1, -1, -1) for part in self._project(norm(self.prompt)[None]))
-            key, value = (torch.cat([more, own], 2) for more, own in zip(prompts, (key, value), strict=True))
-            bias = pad(bias, (len(self.prompt), 0))
+            more = self._project(norm(self.prompt)[None])[1:]
+        if self.prefix is not None:
+            more = rearrange(self.prefix, "kv prefix (head dim) -> kv 1 head prefix dim", head=self.heads).unbind()
+        if more is not None:
+            bias = pad(bias, (more[0].shape[2], 0))
+            of_all = (part.expand(len(x), -1, -1, -1) for part in more)
+            key, value = (torch.cat([part, own], 2) for part, own in zip(of_all, (key, value), strict=True))
         out = window_attention(query, key, value, bias)
         return self.proj(rearrange(out, "window head token dim -> window token (head dim)"))
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
+        lora = self.lora
+        projected = self.qkv(x) if lora is None else torch.cat([lora[n](x) for n in ("query", "key", "value")], -1)
         return rearrange(
-            self.qkv(x), "window token (qkv head dim) -> qkv window head token dim", qkv=3, head=self.heads
+            projected, "window token (qkv head dim) -> qkv window head token dim", qkv=3, head=self.heads
         ).unbind()
 
 

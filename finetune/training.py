@@ -1,26 +1,33 @@
-"""How adapter and prompt are trained: AdamW on the small weights and the head, by gradient through the frozen encoder.
+"""How all methods but ``linear`` are trained: AdamW on the weights that a method puts into the encoder, and on the head.
 
 The head starts as the linear probe of the same training part (Kumar et al. 2022, arXiv 2202.10054: a random head would
-first distort the features), so that what is gained beyond the probe is the small weights' doing.
+first distort the features), so that what is gained beyond the probe is the other weights' doing. ``attentive`` trains a head
+alone: the encoder runs once, and what its tokens hold is kept (steps.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.config import RunConfig
-from finetune.features import batches, encode_rows, matrix_of
-from finetune.heads import Head
-from finetune.methods import install, linear, small_weights
+from finetune.config import FullConfig, RunConfig
+from finetune.features import Rows, batches, cached, data_digest, digest_of, encode, weights_digest
+from finetune.heads import AttentiveHead, Head
+from finetune.methods import full, install, linear, settings_of, small_weights
 from finetune.problem import Problem
 from finetune.splits import Split, hold_out
+from finetune.steps import Steps, steps_of
+from pretrain.clips import Clip
 from pretrain.encoder import Encoder
 
 HEAD_LR = 0.1  # of the small weights' rate: a thousand standardised features move a logit together
+
+# (outputs [example, output], which examples int [example]) for some examples, a batch of clips at a time
+Outputs = Callable[[np.ndarray], Iterator[tuple[Tensor, np.ndarray]]]
 
 
 def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, seed: int) -> Head:
@@ -30,29 +37,26 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
         kept, held = hold_out(problem.groups[part], config.training.validation, seed)
         part, held_out = part[kept], part[held]
     head = linear.fit(problem.features[part], problem.targets[part], problem.groups[part], problem.task, seed)
+    if config.method == "attentive":
+        head = AttentiveHead.of(head, len(problem.streams))
     head = head.to(encoder.device)
-    install(encoder, config.method, config.adapter, config.prompt, seed)
+    install(encoder, settings_of(config), config.layers, seed)
     weights = [*small_weights(encoder).values(), *head.parameters()]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(small_weights(encoder).values()), "lr": config.training.lr},
-            {"params": list(head.parameters()), "lr": HEAD_LR * config.training.lr},
-        ],
-        weight_decay=config.training.weight_decay,
-    )
-    counts = problem.task.weights(problem.targets, problem.targets[part])
+    optimizer = torch.optim.AdamW(_rates(encoder, head, config), weight_decay=config.training.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(problem, part, config))
-    best, best_loss, since = _copy(weights), _loss(encoder, head, problem, held_out, config, counts), 0
+    outputs_of = outputs(encoder, head, problem, config)
+    counts = problem.task.weights(problem.targets, problem.targets[part])
+    best, best_loss, since = _copy(weights), _loss(head, problem, held_out, outputs_of, counts), 0
     rng = np.random.default_rng(seed)
     for _ in _track(range(config.training.epochs), f"{config.method}, {split.name}, seed {seed}"):
-        for outputs, rows in _outputs(encoder, head, problem, rng.permutation(part), config):
-            loss = problem.task.loss(outputs, *_targets(head, problem, rows, counts))
+        for found, rows in outputs_of(rng.permutation(part)):
+            loss = problem.task.loss(found, *_targets(head, problem, rows, counts))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             scheduler.step()
-        held_out_loss = _loss(encoder, head, problem, held_out, config, counts)
+        held_out_loss = _loss(head, problem, held_out, outputs_of, counts)
         since += 1
         if held_out_loss < best_loss:
             best, best_loss, since = _copy(weights), held_out_loss, 0
@@ -64,36 +68,100 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     return head
 
 
+def _rates(encoder: Encoder, head: Head, config: RunConfig) -> list[dict]:
+    """Parameter groups of AdamW."""
+    small, lr = small_weights(encoder), config.training.lr
+    heads = [{"params": [head.linear.weight, head.linear.bias], "lr": HEAD_LR * lr}]
+    if isinstance(head, AttentiveHead):
+        heads.append({"params": [head.query], "lr": lr})
+    if isinstance(settings := settings_of(config), FullConfig):
+        return heads + full.rates(encoder, settings)
+    return heads + ([{"params": list(small.values()), "lr": lr}] if small else [])
+
+
 @torch.inference_mode()
 def predict(encoder: Encoder, head: Head, problem: Problem, rows: np.ndarray, config: RunConfig) -> np.ndarray:
     """Predictions [row, ...] (see Head.predictions) of the tuned encoder for some examples; nan where a clip is damaged."""
     found = np.full((len(rows), problem.task.predicted), np.nan)
     place = {row: number for number, row in enumerate(rows)}
-    for outputs, of in _outputs(encoder, head, problem, rows, config):
-        found[[place[row] for row in of]] = head.predictions(outputs, problem.task)
+    for said, of in outputs(encoder, head, problem, config)(rows):
+        found[[place[row] for row in of]] = head.predictions(said, problem.task)
     return found
 
 
-def _outputs(
-    encoder: Encoder, head: Head, problem: Problem, rows: np.ndarray, config: RunConfig
-) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """(outputs [example, output], which examples int [example]) for some examples, a batch of clips at a time."""
+def outputs(encoder: Encoder, head: Head, problem: Problem, config: RunConfig) -> Outputs:
+    """What a head says of examples: of kept tokens where the encoder stays as it is, else of clips that run through it."""
+    modalities = torch.tensor([encoder.modalities.index(name) for name in problem.streams], device=encoder.device)
+    if isinstance(head, AttentiveHead) and config.method == "attentive":
+        steps = kept_steps(encoder, problem, config)
+
+        def of_kept(rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+            of_clip = _by_clip(problem, rows)
+            for clips in np.split(np.array(list(of_clip)), range(config.batch_size, len(of_clip), config.batch_size)):
+                which, of_rows = _rows(problem, [of_clip[row] for row in clips])
+                some = steps.of_clips(torch.from_numpy(clips))
+                yield head.of_steps(some.to(encoder.device), of_rows), which
+
+        return of_kept
+
+    def of_encoded(rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
+        of_clip = _by_clip(problem, rows)
+        for clips, numbers in _clips(problem, np.array(list(of_clip)), config):
+            which, of_rows = _rows(problem, [of_clip[row] for row in numbers])
+            yield head.of_tokens(encode(encoder, clips, problem.streams), of_rows, modalities), which
+
+    return of_encoded
+
+
+def _by_clip(problem: Problem, rows: np.ndarray) -> dict[int, list[int]]:
+    """Examples by the clip (row of ``problem.index``) that they are about."""
     of_clip: dict[int, list[int]] = {}
     for row in rows:
         of_clip.setdefault(int(problem.examples["row"].iloc[row]), []).append(int(row))
-    clip_rows = np.array(list(of_clip))
-    columns = [encoder.modalities.index(name) for name in problem.streams]
+    return of_clip
+
+
+def _rows(problem: Problem, of_clips: list[list[int]]) -> tuple[np.ndarray, Rows]:
+    """The examples of a batch of clips: which, int [example], and what they are about."""
+    which = np.concatenate(of_clips)
+    return which, problem.rows(which, np.repeat(np.arange(len(of_clips)), [len(of) for of in of_clips]))
+
+
+def _clips(problem: Problem, numbers: np.ndarray, config: RunConfig) -> Iterator[tuple[list[Clip], np.ndarray]]:
+    """Clips and their rows of ``problem.index``, int [clip], in batches; damaged ones are left out."""
     done = 0
-    index = problem.index.iloc[clip_rows]
+    index = problem.index.iloc[numbers]
     for batch in batches(problem.shards, index, problem.streams, config.batch_size, config.workers):
-        kept = [(clip, of_clip[row]) for clip, row in zip(batch, clip_rows[done:], strict=False) if clip is not None]
+        kept = [(clip, row) for clip, row in zip(batch, numbers[done:], strict=False) if clip is not None]
         done += len(batch)
-        if not kept:
-            continue
-        clip = np.concatenate([np.full(len(of), number) for number, (_, of) in enumerate(kept)])
-        which = np.concatenate([of for _, of in kept])
-        values, present = encode_rows(encoder, [c for c, _ in kept], problem.rows(which, clip), problem.streams)
-        yield head(matrix_of(values[:, columns], present[:, columns])), which
+        if kept:
+            yield [clip for clip, _ in kept], np.array([row for _, row in kept])
+
+
+def kept_steps(encoder: Encoder, problem: Problem, config: RunConfig) -> Steps:
+    """The steps of all clips under the frozen encoder, ``clip`` counting in ``problem.index``: computed once, kept in
+    memory and in OUT/cache, in half precision."""
+    if problem.steps is None:
+        parts = ("steps", weights_digest(encoder), data_digest(problem.shards), *problem.index["key"], problem.streams)
+        arrays = cached(
+            config.out / "cache" / f"steps-{digest_of(*parts)}.npz", lambda: _all_steps(encoder, problem, config)
+        )
+        problem.steps = Steps(**{name: torch.from_numpy(values) for name, values in arrays.items()})
+    return problem.steps
+
+
+@torch.inference_mode()
+def _all_steps(encoder: Encoder, problem: Problem, config: RunConfig) -> dict[str, np.ndarray]:
+    modalities = torch.tensor([encoder.modalities.index(name) for name in problem.streams], device=encoder.device)
+    everything = np.arange(len(problem.index))
+    parts = []
+    for clips, numbers in _track(
+        _clips(problem, everything, config), "tokens", -(-len(everything) // config.batch_size)
+    ):
+        some = steps_of(encode(encoder, clips, problem.streams), modalities).to("cpu").half()
+        some.clip = torch.from_numpy(numbers)[some.clip]
+        parts.append(some)
+    return {name: values.numpy() for name, values in asdict(Steps.join(parts)).items()}
 
 
 def _targets(head: Head, problem: Problem, rows: np.ndarray, counts: np.ndarray | None) -> list[Tensor]:
@@ -106,16 +174,11 @@ def _targets(head: Head, problem: Problem, rows: np.ndarray, counts: np.ndarray 
 
 @torch.inference_mode()
 def _loss(
-    encoder: Encoder,
-    head: Head,
-    problem: Problem,
-    rows: np.ndarray,
-    config: RunConfig,
-    counts: np.ndarray | None = None,
+    head: Head, problem: Problem, rows: np.ndarray, outputs_of: Outputs, counts: np.ndarray | None = None
 ) -> float:
     total, count = 0.0, 0
-    for outputs, of in _outputs(encoder, head, problem, rows, config):
-        total += problem.task.loss(outputs, *_targets(head, problem, of, counts)).item() * len(of)
+    for found, of in outputs_of(rows):
+        total += problem.task.loss(found, *_targets(head, problem, of, counts)).item() * len(of)
         count += len(of)
     return total / max(count, 1)
 
@@ -138,7 +201,7 @@ def _copy(weights: list[nn.Parameter]) -> list[Tensor]:
     return [weight.detach().clone() for weight in weights]
 
 
-def _track(items: range, title: str):
+def _track(items, title: str, total: int | None = None):
     from rich.progress import track
 
-    return track(items, title)
+    return track(items, title, total=total)

@@ -1,7 +1,7 @@
 """A tuned model on disk: what was trained and nothing else, tied to the release that it was trained on.
 
-TUNED/head.safetensors       the linear head, with the statistics of its features
-TUNED/adapter.safetensors    weights in the encoder's blocks (adapter, prompt), absent for ``linear``
+TUNED/head.safetensors       the head, with the statistics of its features
+TUNED/adapter.safetensors    what was trained in the encoder (``full``: all of it), absent for ``linear`` and ``attentive``
 TUNED/config.json            method, task, classes, streams, and the digest of the encoder's weights
 """
 
@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs import UserError, plain
-from finetune.config import AdapterConfig, PromptConfig, RunConfig
-from finetune.features import Rows, encode_rows, matrix_of, weights_digest
-from finetune.heads import Head
-from finetune.methods import install, small_weights
+from finetune.config import SETTINGS, RunConfig
+from finetune.features import Rows, encode, weights_digest
+from finetune.heads import AttentiveHead, Head
+from finetune.methods import install, remove, small_weights
 from finetune.tasks import Task
 from pretrain.clips import Clip
 from pretrain.encoder import Encoder
@@ -51,26 +51,30 @@ class Tuned:
         rows: whom and which window each row is about; default: a row a clip, about all of it.
         """
         rows = Rows.of_clips(len(clips)) if rows is None else rows
-        values, present = encode_rows(self.encoder, list(clips), rows, self.streams)
-        columns = [self.encoder.modalities.index(name) for name in self.streams]
-        return self.head.predictions(self.head(matrix_of(values[:, columns], present[:, columns])), self.task)
+        modalities = torch.tensor([self.encoder.modalities.index(name) for name in self.streams])
+        encoded = encode(self.encoder, list(clips), self.streams)
+        outputs = self.head.of_tokens(encoded, rows, modalities.to(self.encoder.device))
+        return self.head.predictions(outputs, self.task)
 
 
 def save_tuned(
     folder: Path, encoder: Encoder, head: Head, task: Task, streams: Sequence[str], config: RunConfig, people: bool
 ) -> None:
-    """Writes the three files (config.json last, each under a temporary name first). people: as in Tuned."""
+    """Writes the three files (config.json last, each under a temporary name first), and takes the method out of the encoder.
+
+    people: as in Tuned."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "head.safetensors", head.state_dict())
     (folder / "adapter.safetensors").unlink(missing_ok=True)
     if trained := small_weights(encoder):
         _write(folder / "adapter.safetensors", {name: value.detach() for name, value in trained.items()})
+    remove(encoder)  # the digest below is the released encoder's
     about = {
         "schema": SCHEMA,
         "method": config.method,
-        "adapter": plain(config.adapter),
-        "prompt": plain(config.prompt),
+        "layers": config.layers,
         "swin": plain(config.swin),
+        **{name: plain(getattr(config, name)) for name in SETTINGS},
         "target": config.target,
         "task": task.name,
         "classes": task.classes,
@@ -105,22 +109,26 @@ def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
     """Puts a tuned model's weights into the encoder that it was trained on. Raises UserError for any other encoder."""
     folder = Path(folder)
     about = read_about(folder)
+    remove(encoder)
     own = weights_digest(encoder)
     if own != about["encoder_sha256"]:
         raise UserError(
             f"{folder} was trained on another encoder ({about['encoder']}, weights {about['encoder_sha256'][:12]}; "
             f"this one has {own[:12]})"
         )
-    method, adapter, prompt = about["method"], AdapterConfig(**about["adapter"]), PromptConfig(**about["prompt"])
-    install(encoder, method, adapter, prompt, seed=0)
-    if method != "linear":
+    method = about["method"]
+    settings = SETTINGS[method](**about[method]) if method in SETTINGS else None
+    install(encoder, settings, about.get("layers"), seed=0)
+    if settings is not None:
         saved = load_file(folder / "adapter.safetensors")
         missing, unexpected = encoder.load_state_dict(saved, strict=False)
         if unexpected or set(missing) & set(small_weights(encoder)):
             raise UserError(f"{folder / 'adapter.safetensors'}: does not hold the weights that config.json describes")
     task = Task(about["task"], tuple(about["classes"]))
     weights = load_file(folder / "head.safetensors")
-    head = Head(weights["mean"].shape[0], task.outputs)
+    features = weights["mean"].shape[0]
+    attends = "query" in weights
+    head = AttentiveHead(features, task.outputs, len(weights["query"])) if attends else Head(features, task.outputs)
     head.load_state_dict(weights)
     return Tuned(
         encoder,

@@ -91,6 +91,19 @@ class Blocks:
         self.grouped_query = Rows(np.concatenate(queries or [query_rows]))
         self.grouped_key = Rows(np.concatenate(keys or [key_rows]))
         self._mask: Any = None
+        self._longer: dict[int, Blocks] = {}
+
+    def longer(self, count: int) -> Blocks:
+        """The blocks when all of them read, before their own keys, the same ``count`` rows that stand before all others.
+
+        Made once for all layers.
+        """
+        if count not in self._longer:
+            lengths = self.key_lengths
+            starts = np.stack([np.zeros_like(lengths), np.cumsum(lengths) - lengths + count], 1)
+            rows = ranges(starts.ravel(), np.stack([np.full_like(lengths, count), lengths], 1).ravel())
+            self._longer[count] = Blocks(self.query_lengths, lengths + count, key_rows=rows)
+        return self._longer[count]
 
     def between(self, start: int, end: int) -> Blocks:
         """The blocks whose queries are the rows from ``start`` to ``end``, counted from there, with the keys that they read."""
@@ -103,6 +116,7 @@ class Blocks:
         return Blocks(*lengths, query[first:last] - start, key[keys], self.weighted)
 
     def to(self, device: torch.device | str) -> Blocks:
+        """In place."""
         if torch.device(device).type == "cuda":
             self.query.to(device), self.key.to(device)
         else:

@@ -24,7 +24,7 @@ from pretrain.encoder import Encoder
 from pretrain.layouts import hugging_face, hugging_face_decoder
 from pretrain.release import load_encoder
 from pretrain.trained import load_autoencoder
-from pretrain.trunk import Block
+from pretrain.trunk import SMALL, Block
 from pretrain.weights import of_the_trunk, of_videos_decoder
 
 
@@ -43,10 +43,9 @@ def export_videomae(encoder: Encoder, folder: Path | str, decoder: Decoder | Non
     out = Path(folder)
     if out.exists():
         raise UserError(f"{out}: exists; an export is never changed, take another name")
-    blocks = [block for block in encoder.trunk.blocks if isinstance(block, Block)]
-    if any(block.adapter is not None or block.attn.prompt is not None for block in blocks):
+    if small := [name for name in SMALL for module in encoder.modules() if getattr(module, name, None) is not None]:
         raise UserError(
-            f"{out}: this encoder has adapters or prompts, which VideoMAE has no place for: export it untuned"
+            f"{out}: this encoder has a tuned {small[0]}, which VideoMAE has no place for: export it untuned"
         )
     theirs = transformers_config(encoder)
     weights = hugging_face({n: value.detach().cpu() for n, value in encoder.state_dict().items() if of_the_trunk(n)})

@@ -13,7 +13,7 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -97,13 +97,37 @@ class Groups:
         return sums.index_add(0, self.group, self.rows.of(x) * weight)
 
 
+class Tracks:
+    """The tokens of one place of a block, step by step: int64 [token] each."""
+
+    def __init__(self, block: np.ndarray, place: np.ndarray, step: np.ndarray):
+        self.block, self.place, self.step = block, place, step
+        self._neighbours: tuple[Tensor, Tensor] | None = None
+
+    def between(self, start: int, end: int) -> Tracks:
+        """Those of the rows from ``start`` to ``end``, whole blocks."""
+        return Tracks(self.block[start:end], self.place[start:end], self.step[start:end])
+
+    def neighbours(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rows of the tokens one step before and one step after each, int64 [token]; the token count where there is none."""
+        if self._neighbours is None:
+            order = np.lexsort((self.step, self.place, self.block))
+            block, place, step = self.block[order], self.place[order], self.step[order]
+            follows = (np.diff(block) == 0) & (np.diff(place) == 0) & (np.diff(step) == 1)
+            before, after = np.full(len(order), len(order)), np.full(len(order), len(order))
+            before[order[1:][follows]], after[order[:-1][follows]] = order[:-1][follows], order[1:][follows]
+            self._neighbours = torch.from_numpy(before).to(device), torch.from_numpy(after).to(device)
+        return self._neighbours
+
+
 @dataclass
 class Layout:
     """The plan of one packed batch, the same for every layer.
 
     own: the blocks. pool: the tokens that others may read, and the pooled row that each of them adds to. query_time [token],
     key_time [pooled]: when. sources: which tokens read which pooled rows, by "<modality>_<relation>". key_weight [pooled]:
-    logarithm of the number of tokens that a pooled row stands for. upper: for the layers that run on fewer tokens.
+    logarithm of the number of tokens that a pooled row stands for. tracks: which token follows which at its place. upper: for
+    the layers that run on fewer tokens.
     """
 
     own: Blocks
@@ -112,6 +136,7 @@ class Layout:
     key_time: Moments
     key_weight: Tensor
     sources: dict[str, Blocks]
+    tracks: Tracks
     upper: Upper | None = None
 
     @functools.cached_property
@@ -136,6 +161,7 @@ class Layout:
             key_time=self.key_time,
             key_weight=self.key_weight,
             sources={name: source for name, source in sources.items() if len(source.query_lengths)},
+            tracks=self.tracks.between(start, end),
         )
 
     def to(self, device: torch.device | str) -> Layout:
@@ -202,6 +228,7 @@ class Pooled:
     time: np.ndarray
     size: np.ndarray
     query_time: np.ndarray = field(repr=False)
+    tracks: Tracks
 
 
 def plan(tokens: dict[str, Tokens], config: ModelConfig, readable: dict[str, np.ndarray] | None = None) -> Layout:
@@ -246,7 +273,7 @@ def coarser(columns: Columns, rate: int) -> tuple[Groups, Columns]:
     _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     group = group.ravel()
     size = np.bincount(group)
-    fewer = columns.of(first) | {"time": np.bincount(group, columns.time) / size}
+    fewer = columns.of(first) | {"time": np.bincount(group, columns.time) / size, "step": keys[first, 1]}
     groups = Groups(Rows(np.arange(len(group))), torch.from_numpy(group), torch.from_numpy(size))
     return groups, Columns(**fewer)
 
@@ -280,6 +307,7 @@ def pool(columns: Columns, seconds: float) -> Pooled:
         np.bincount(group, columns.time[rows], minlength=len(groups)) / np.maximum(size, 1),
         size,
         columns.time,
+        Tracks(columns.block, columns.place, columns.step),
     )
 
 
@@ -292,7 +320,31 @@ def layout_of(table: BlockTable, mine: Pooled, keys: Pooled, readers: np.ndarray
         key_time=Moments(keys.time),
         key_weight=torch.from_numpy(np.log(keys.size)),
         sources=_sources(table, readers, keys.size, config),
+        tracks=mine.tracks,
     )
+
+
+def with_prompts(layout: Layout, count: int) -> Layout:
+    """The layout of the same tokens and, after them, ``count`` more for each block, which attend and are attended to in it only."""
+    lengths, tokens = layout.own.query_lengths, len(layout.query_time.seconds)
+    blocks = np.arange(len(lengths))
+    rows = np.argsort(np.concatenate([blocks.repeat(lengths), blocks.repeat(count)]), kind="stable")
+    more = len(blocks) * count
+    seconds = np.concatenate(
+        [layout.query_time.seconds.cpu().numpy(), np.zeros(more)]
+    )  # of no use: prompts read nothing else
+    upper = layout.upper
+    if upper is not None:
+        groups = upper.groups
+        group, size = groups.group.cpu(), groups.size.cpu()
+        longer = Groups(
+            Rows(np.arange(tokens + more)),
+            torch.cat([group, len(size) + torch.arange(more)]),
+            torch.cat([size, size.new_ones(more)]),
+        )
+        upper = Upper(longer, with_prompts(upper.layout, count))
+    own = Blocks(lengths + count, query_rows=rows, key_rows=rows)
+    return replace(layout, own=own, query_time=Moments(seconds), upper=upper)
 
 
 def _sources(table: BlockTable, readers: np.ndarray, size: np.ndarray, config: ModelConfig) -> dict[str, Blocks]:
@@ -346,4 +398,5 @@ def joined(parts: Sequence[Pooled]) -> tuple[BlockTable, Pooled]:
     time, size = (np.concatenate([getattr(part, name) for part in parts]) for name in ("time", "size"))
     nothing = Groups(Rows(np.arange(0)), torch.zeros(0), torch.zeros(0))  # each piece has pooled its own
     table = BlockTable(**columns)
-    return table, Pooled(table, nothing, time, size, np.zeros(0))
+    no = np.zeros(0, np.int64)
+    return table, Pooled(table, nothing, time, size, np.zeros(0), Tracks(no, no, no))

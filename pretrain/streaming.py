@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs import UserError
 from pretrain.clips import Clip
 from pretrain.encoder import Encoded, Encoder, encoded
 from pretrain.pieces import Pieces
@@ -57,6 +58,8 @@ class StreamingEncoder:
     """Feeds an encoder (in eval mode) one recording piece by piece."""
 
     def __init__(self, encoder: Encoder):
+        if encoder.trunk.prompt is not None:
+            raise UserError("shallow prompts are read in whole clips alone: piece by piece, use deep ones")
         self.encoder, self.config = encoder, encoder.config
         self.blocks = [block for block in encoder.trunk.blocks if isinstance(block, Block)]
         self._pieces = Pieces(encoder.config)

@@ -12,26 +12,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from pretrain.attention import Blocks, packed_attention
 from pretrain.config import Pooling
-from pretrain.pooling import RELATIONS, Groups, Layout, Upper
+from pretrain.pooling import RELATIONS, Groups, Layout, Upper, with_prompts
 
 OF_THE_SCENE = ("video",)  # its tokens belong to no person
 NEAR = 11.3  # logit of what is at the same time, at the start
+SMALL = (
+    "adapter",
+    "cross",
+    "lora",
+    "prefix",
+    "prompt",
+)  # what fine-tuning puts into trunk, blocks and attention; None without
 
 
 class Attention(nn.Module):
     """Self-attention within each block of a packed sequence.
 
     ``prompt`` [prompts, dim], where set, lends every block more keys and values (VPT-deep, arXiv 2203.12119: what the
-    prompts themselves would become is discarded at each layer, so they need no queries).
+    prompts themselves would become is discarded at each layer, so they need no queries). ``prefix`` [2, prefixes, dim]
+    is such keys and values themselves (arXiv 2101.00190). ``lora``: modules ``query``, ``key`` and ``value``, in place of
+    ``qkv`` and its biases.
     """
 
     def __init__(self, dim: int, heads: int, qv_bias: bool):
@@ -42,17 +50,27 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim)) if qv_bias else None
         self.proj = nn.Linear(dim, dim)
         self.prompt: nn.Parameter | None = None
+        self.prefix: nn.Parameter | None = None
+        self.lora: nn.ModuleDict | None = None
 
     def forward(self, x: Tensor, blocks: Blocks, norm: nn.Module) -> Tensor:
         """x [token, dim], normalised -> [token, dim]; ``norm`` is what normalised it (prompts pass through it too)."""
         query, key, value = self._project(x)
+        more = None
         if self.prompt is not None:
-            _, prompt_key, prompt_value = self._project(norm(self.prompt))
-            key, value, blocks = with_prompt(key, value, prompt_key, prompt_value, blocks)
+            more = self._project(norm(self.prompt))[1:]
+        if self.prefix is not None:
+            more = rearrange(self.prefix, "kv prefix (head dim) -> kv prefix head dim", head=self.heads).unbind()
+        if more is not None:
+            blocks = blocks.longer(len(more[0])).to(key.device)
+            key, value = torch.cat([more[0], key]), torch.cat([more[1], value])
         out = packed_attention(query, key, value, blocks)
         return self.proj(rearrange(out, "token head dim -> token (head dim)"))
 
     def _project(self, x: Tensor) -> list[Tensor]:
+        if self.lora is not None:
+            apart = [self.lora[name](x) for name in ("query", "key", "value")]
+            return [rearrange(one, "token (head dim) -> token head dim", head=self.heads) for one in apart]
         bias = None
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
@@ -60,31 +78,21 @@ class Attention(nn.Module):
         return list(rearrange(projected, "token (qkv head dim) -> qkv token head dim", qkv=3, head=self.heads))
 
 
-def with_prompt(
-    key: Tensor, value: Tensor, prompt_key: Tensor, prompt_value: Tensor, blocks: Blocks
-) -> tuple[Tensor, Tensor, Blocks]:
-    """Puts the prompts' keys and values [prompts, heads, head_dim] before those of every block."""
-    index, start = [], 0
-    for length in blocks.key_lengths.tolist():  # the prompts' rows, then the block's own
-        index += [np.arange(len(prompt_key)), np.arange(start, start + length) + len(prompt_key)]
-        start += length
-    longer = Blocks(blocks.query_lengths, blocks.key_lengths + len(prompt_key), key_rows=np.concatenate(index))
-    return torch.cat([prompt_key, key]), torch.cat([prompt_value, value]), longer.to(key.device)
-
-
 class GatedReading(nn.Module):
     """What a token reads beyond its own block: one softmax a source, each through its gate [head], gates start at zero.
 
-    The output projection has no bias, so that a closed branch adds exactly nothing.
+    The output projection has no bias, so that a closed branch adds exactly nothing. ``width``: of queries, keys and values
+    (default: dim). Sources of a layout that the branch has no gate for are not read.
     """
 
-    def __init__(self, dim: int, heads: int, sources: Iterable[str], pooling: Pooling):
+    def __init__(self, dim: int, heads: int, sources: Iterable[str], pooling: Pooling, width: int | None = None):
         super().__init__()
+        width = width or dim
         self.heads = heads
         self.score = nn.Linear(dim, 1, bias=False) if pooling == "attention" else None
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim, bias=False)
+        self.query = nn.Linear(dim, width)
+        self.key_value = nn.Linear(dim, 2 * width)
+        self.proj = nn.Linear(width, dim, bias=False)
         self.gates = nn.ParameterDict({source: nn.Parameter(torch.zeros(heads)) for source in sources})
 
     def start_near(self) -> None:
@@ -104,14 +112,8 @@ class GatedReading(nn.Module):
         """What others read of x [token, dim], normalised: [pooled, dim], means or sums weighted by a learned score."""
         return groups.mean(x) if self.score is None else groups.weighted_mean(x, self.score(x)[:, 0])
 
-    def keys(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
-        """Keys and values [pooled, head, dim] of what is read, or None where there is nothing to read.
-
-        x [token, dim], normalised. pooled [pooled, dim]: what is read, where it is more than ``pooled`` makes of x (streaming).
-        """
-        if not layout.sources:
-            return None
-        pooled = self.pooled(x, layout.pool) if pooled is None else pooled
+    def keys(self, pooled: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Keys and values [pooled, head, dim] of what is read, pooled [pooled, dim]."""
         key, value = (
             rearrange(half.contiguous(), "token (head dim) -> token head dim", head=self.heads)  # gathered below
             for half in self.key_value(pooled).chunk(2, -1)
@@ -120,13 +122,14 @@ class GatedReading(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, key: Tensor, value: Tensor) -> Tensor | None:
         """x [token, dim], normalised -> [token, dim], or None where none of them reads anything; key, value: of ``keys``."""
-        if not layout.sources:
+        sources = {name: source for name, source in layout.sources.items() if name in self.gates}
+        if not sources:
             return None
         query = rearrange(self.query(x), "token (head dim) -> token head dim", head=self.heads)
         query = layout.query_time.rotate(query)
         gated = [
             packed_attention(query, key, value, source, layout.key_weight) * self.gates[name][:, None]
-            for name, source in layout.sources.items()
+            for name, source in sources.items()
         ]
         return self.proj(rearrange(sum(gated[1:], gated[0]), "token head dim -> token (head dim)"))
 
@@ -141,8 +144,12 @@ class Mlp(nn.Module):
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
+Keys = list[tuple[GatedReading, Tensor, Tensor]]  # branches with the keys and values that they read
+
+
 class Block(nn.Module):
-    """Two residuals. ``adapter``, where set, reads what the MLP reads and adds to what it adds (AdaptFormer, arXiv 2205.13535)."""
+    """Two residuals. ``adapter``, where set, reads what the MLP reads and adds to what it adds (AdaptFormer, arXiv 2205.13535);
+    ``cross`` is one more gated branch, a narrow one."""
 
     def __init__(
         self,
@@ -161,15 +168,20 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, hidden)
         self.adapter: nn.Module | None = None
+        self.cross: GatedReading | None = None
 
     def forward(self, x: Tensor, layout: Layout, pooled: Tensor | None = None) -> Tensor:
-        """x [token, dim] -> [token, dim]; pooled: as GatedReading.keys has it.
+        """x [token, dim] -> [token, dim]; pooled [pooled, dim]: what is read, where it is more than x pooled (streaming).
 
         Without gradients, on a CPU, tokens pass part by part: what is made on the way is then small, stays in the caches and
         is not asked of the system anew each time.
         """
         y = self.norm1(x)
-        keys = self.reading.keys(y, layout, pooled)
+        keys: Keys = []
+        if layout.sources:
+            pooled = self.reading.pooled(y, layout.pool) if pooled is None else pooled
+            branches = [self.reading] if self.cross is None else [self.reading, self.cross]
+            keys = [(branch, *branch.keys(pooled, layout)) for branch in branches]
         if torch.is_grad_enabled() or x.is_cuda or len(layout.parts) == 1:
             return self._rest(x, y, layout, keys)
         out = torch.empty_like(x)
@@ -177,13 +189,14 @@ class Block(nn.Module):
             out[rows] = self._rest(x[rows], y[rows], part, keys)
         return out
 
-    def _rest(self, x: Tensor, y: Tensor, layout: Layout, keys: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _rest(self, x: Tensor, y: Tensor, layout: Layout, keys: Keys) -> Tensor:
         """x [token, dim] and the same normalised, y -> [token, dim]."""
-        read = None if keys is None else self.reading(y, layout, *keys)
+        read = [branch(y, layout, key, value) for branch, key, value in keys]
         x = x + self.attn(y, layout.own, self.norm1)
-        x = x if read is None else x + read
+        for found in read:
+            x = x if found is None else x + found
         y = self.norm2(x)
-        return x + self.mlp(y) if self.adapter is None else x + self.mlp(y) + self.adapter(y)
+        return x + self.mlp(y) if self.adapter is None else x + self.mlp(y) + self.adapter(y, layout.tracks)
 
 
 class Trunk(nn.Module):
@@ -212,6 +225,8 @@ class Trunk(nn.Module):
         ]
         self.blocks = nn.ModuleList(Block(dim, heads, hidden, eps, qv_bias, sources, pooling) for _ in range(layers))
         self.norm = None if final_norm_eps is None else nn.LayerNorm(dim, eps=final_norm_eps)
+        self.prompt: nn.Parameter | None = None
+        """[prompts, dim]: tokens that every block of the packed sequence gets before the first layer (VPT-shallow)"""
         self.apply(initialise)
         for reading in self.readings():
             reading.start_near()
@@ -220,20 +235,28 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """x [token, dim] -> [token, dim]"""
+        tokens = len(x)
+        if self.prompt is not None:
+            blocks = len(layout.own.query_lengths)
+            x = torch.cat([x, repeat(self.prompt, "prompt dim -> (block prompt) dim", block=blocks).to(x.dtype)])
+            layout = with_prompts(layout, len(self.prompt)).to(x.device)
         x = self.run(slice(self.lower_layers), x, layout)
         if layout.upper:
             x = self.separate(x, *self.together(x, layout.upper), layout.upper)
         else:
             x = self.run(slice(self.lower_layers, None), x, layout)
+        x = x[:tokens]
         return x if self.norm is None else self.norm(x)
 
     def run(self, layers: slice, x: Tensor, layout: Layout) -> Tensor:
-        """Some of the blocks, x [token, dim] -> [token, dim]."""
+        """Some of the blocks, x [token, dim] -> [token, dim]; those below all that is trained run without gradients."""
         for block in self.blocks[layers]:
-            if self.checkpointing and self.training:
-                x = cast(Tensor, checkpoint(block, x, layout, use_reentrant=False))
-            else:
-                x = block(x, layout)
+            trained = x.requires_grad or any(p.requires_grad for p in block.parameters())
+            with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+                if self.checkpointing and self.training:
+                    x = cast(Tensor, checkpoint(block, x, layout, use_reentrant=False))
+                else:
+                    x = block(x, layout)
         return x
 
     def together(self, x: Tensor, upper: Upper) -> tuple[Tensor, Tensor]:

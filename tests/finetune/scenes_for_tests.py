@@ -13,7 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from data_prep.shards import ShardWriter, encode_npz, sample_key, write_index
+from data_prep.shards import ShardWriter, encode_npz, read_index, read_sample, sample_key, write_index
+from pretrain.clips import Clip, read_clip
 
 SIDE, RATE, FRAMES = 32, 8, 16
 
@@ -108,3 +109,9 @@ def write_scenes(folder: Path, recordings: int, clips: int, splits: Sequence[str
     (folder / "scene.csv").write_text("\n".join(scene) + "\n")
     (folder / "person.csv").write_text("\n".join(person) + "\n")
     return folder
+
+
+def some_clips(shards: Path) -> list[Clip]:
+    """The first three."""
+    index = read_index(shards)
+    return [read_clip(read_sample(shards, index.iloc[row]), ("video", "pose")) for row in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from configs import UserError
 from data_prep.shards import read_index, read_sample
 from finetune import methods
 from finetune.__main__ import main
-from finetune.config import AdapterConfig, PromptConfig, RunConfig, SwinConfig
+from finetune.config import AdapterConfig, FullConfig, LoraConfig, PromptConfig, RunConfig, SwinConfig
 from finetune.data import open_encoder
 from finetune.features import pool, weights_digest
+from finetune.methods import full, lora
 from finetune.run import run
 from finetune.swin import SwinSizes, WindowAttention
 from finetune.swin_encoder import SwinEncoder, pieces
@@ -216,7 +218,7 @@ def test_an_adapter_stands_beside_every_mlp_and_changes_nothing_at_step_0() -> N
     encoder = encoder_of(torchvision_swin((2, 1, 1, 1)))
     clips = [clip_of(noise(12, 32, 32))]
     before, digest = encoder.encode_clips(clips).tokens, weights_digest(encoder)
-    methods.install(encoder, "adapter", AdapterConfig(), PromptConfig(), seed=0)
+    methods.install(encoder, AdapterConfig(), layers=None, seed=0)
     widths = [block.adapter.down.weight.shape for block in encoder.trunk.blocks]
     assert widths == [(2, 24), (2, 24), (4, 48), (8, 96), (16, 192)]
     assert torch.equal(encoder.encode_clips(clips).tokens.detach(), before)
@@ -259,13 +261,53 @@ def test_every_blocks_prompts_are_read_and_get_a_gradient() -> None:
     encoder = encoder_of(torchvision_swin((2, 1, 1, 1), (4, 3, 3)))
     clips = [clip_of(noise(12, 64, 64))]
     before = encoder.encode_clips(clips).tokens
-    methods.install(encoder, "prompt", AdapterConfig(), PromptConfig(count=3), seed=0)
+    methods.install(encoder, PromptConfig(count=3), layers=None, seed=0)
     prompts = methods.small_weights(encoder)
     assert [tuple(p.shape) for p in prompts.values()] == [(3, 24), (3, 24), (3, 48), (3, 96), (3, 192)]
     out = encoder.encode_clips(clips).tokens
     assert not torch.allclose(out.detach(), before)
     out.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in prompts.values())
+
+
+def test_prefixes_are_keys_and_values_of_every_window() -> None:
+    """What prompts become in a window, given as prefixes, does the same."""
+    torch.manual_seed(0)
+    attention = WindowAttention(8, 2, (2, 3, 3), shifted=False)
+    nn.init.normal_(attention.relative_position_bias_table)
+    x = torch.randn(2, 6, 3, 8)
+    attention.prompt = nn.Parameter(torch.randn(5, 8))
+    expected = attention(x, nn.Identity())
+    _, *prefix = attention.qkv(attention.prompt).chunk(3, -1)
+    attention.prompt, attention.prefix = None, nn.Parameter(torch.stack(prefix))
+    torch.testing.assert_close(attention(x, nn.Identity()), expected)
+
+
+def test_lora_starts_as_nothing_and_is_merged() -> None:
+    encoder = encoder_of(torchvision_swin((2, 1, 1, 1)))
+    clips = [clip_of(noise(12, 32, 32))]
+    before, names = encoder.encode_clips(clips).tokens, list(encoder.state_dict())
+    methods.install(encoder, LoraConfig(rank=2), layers=2, seed=0)
+    torch.testing.assert_close(encoder.encode_clips(clips).tokens.detach(), before, atol=1e-5, rtol=1e-4)
+    small = methods.small_weights(encoder)
+    assert len(small) == 2 * 2 * 2
+    for weight in small.values():
+        nn.init.normal_(weight, std=0.5)
+    tuned = encoder.encode_clips(clips).tokens.detach()
+    assert not torch.allclose(tuned, before, atol=1e-3)
+    lora.merge(encoder)
+    torch.testing.assert_close(encoder.encode_clips(clips).tokens.detach(), tuned, atol=1e-5, rtol=1e-4)
+    assert list(encoder.state_dict()) == names
+
+
+def test_a_swins_layers_decay_from_the_last_block_down() -> None:
+    encoder = encoder_of(torchvision_swin((2, 1, 1, 1)))
+    rate = {id(p): group["lr"] for group in full.rates(encoder, FullConfig(1.0, 0.5)) for p in group["params"]}
+    of = {name: rate[id(weight)] for name, weight in encoder.named_parameters()}
+    assert len(of) == len(rate)
+    assert of["trunk.norm.weight"] == of["trunk.layers.3.blocks.0.norm1.weight"] == 1
+    assert of["trunk.layers.0.blocks.1.norm1.weight"] == of["trunk.layers.0.downsample.norm.weight"] == 0.5**3
+    assert of["trunk.patch_embed.norm.weight"] == 0.5**5
 
 
 @pytest.fixture(scope="module")
@@ -276,12 +318,17 @@ def swin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_method_that_makes_no_sense_is_refused_before_anything_is_done(swin_file: Path, tmp_path: Path) -> None:
     config = RunConfig(swin_file, Path("nowhere"), Path("nowhere.csv"), "moves", tmp_path / "out", method="cross")
-    with pytest.raises(UserError, match="--method cross: not for a Video Swin, which takes linear, adapter, prompt"):
+    with pytest.raises(UserError, match="--method cross: not for a Video Swin, which takes linear, attentive, adapter"):
         run(config)
+    config = replace(config, method="adapter", adapter=AdapterConfig(temporal=True))
+    with pytest.raises(UserError, match=r"--adapter\.temporal: not for a Video Swin"):
+        run(config)
+    with pytest.raises(UserError, match=r"--prompt\.depth shallow: not for a Video Swin"):
+        run(replace(config, method="prompt", prompt=PromptConfig(depth="shallow")))
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", ["linear", "adapter", "prompt"])
+@pytest.mark.parametrize("method", ["linear", "attentive", "adapter", "prompt"])
 def test_finetune_run_on_a_swin(swin_file: Path, split_shards: Path, tmp_path: Path, method: str) -> None:
     before = swin_file.read_bytes()
     labels = split_shards / "scene.csv"
@@ -294,7 +341,7 @@ def test_finetune_run_on_a_swin(swin_file: Path, split_shards: Path, tmp_path: P
     assert {"motion only", "linear", method} <= set(metrics["rows"])
     assert metrics["rows"][method]["test"]["examples"] == 8
     assert metrics["rows"][method]["test"]["accuracy"]["mean"] > 0.6  # a square that moves, or does not
-    assert (tmp_path / "adapter.safetensors").is_file() == (method != "linear")
+    assert (tmp_path / "adapter.safetensors").is_file() == (method in {"adapter", "prompt"})
 
     about = json.loads((tmp_path / "config.json").read_text())
     encoder = open_encoder(Path(about["encoder"]), "cpu", SwinConfig(**about["swin"]))
