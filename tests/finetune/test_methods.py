@@ -40,7 +40,7 @@ from finetune.splits import Split
 from finetune.tasks import Task
 from finetune.tuned import load_tuned, save_tuned
 from pretrain.attention import Blocks
-from pretrain.clips import Clip, read_clip
+from pretrain.clips import Clip
 from pretrain.config import ModelConfig
 from pretrain.encoder import Encoded, Encoder
 from pretrain.pooling import columns_of, plan
