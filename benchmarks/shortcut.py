@@ -330,7 +330,7 @@ def draw(path: Path, table: Table, tests: list[str], classes: int) -> None:
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="accuracy (dotted: chance)")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper right", ncols=len(tests))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
