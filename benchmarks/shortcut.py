@@ -198,7 +198,13 @@ def untrained(encoder: Encoder, seed: int) -> Encoder:
 class Closed(nn.Module):
     """In place of a gated branch whose gates are zero: it adds nothing, and costs more than half of a pass."""
 
-    def keys(self, x: torch.Tensor, layout: object, pooled: object = None) -> None:
+    def pooled(self, x: torch.Tensor, groups: object) -> torch.Tensor:
+        return x[:0]
+
+    def keys(self, pooled: torch.Tensor, layout: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return pooled, pooled
+
+    def forward(self, x: torch.Tensor, layout: object, key: torch.Tensor, value: torch.Tensor) -> None:
         return None
 
 

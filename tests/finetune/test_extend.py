@@ -31,7 +31,7 @@ def test_the_command_leaves_tables_and_a_picture(
     monkeypatch.setattr(sys, "argv", ["extend", *(word for name, v in given.items() for word in (f"--{name}", str(v)))])
     extend.main()
     table = json.loads((tmp_path / "table.json").read_text())
-    assert table["step 0"]["alone"]["difference"] == 0
+    assert table["step 0"]["alone"]["difference"] < 1e-5  # float32: means over tokens are summed in another order
     assert table["step 0"]["beside"]["difference"] < 1e-5
     assert table["step 0"]["beside"]["same predictions"]
     assert table["steps"] == {"scratch": 4, "full": 2, "frozen": 2}
