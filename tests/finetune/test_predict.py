@@ -93,6 +93,22 @@ def test_values_of_people_as_csv(of_people: Path, square_shards: Path, tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == ["said.csv"]
 
 
+def test_windows_of_a_clip_have_rows_of_their_own(small_release: Path, square_shards: Path, tmp_path: Path) -> None:
+    """A model of windows says something of each; as much of a clip as it was trained on."""
+    labels = pd.read_csv(square_shards / "scene.csv")
+    labels["pace"] = labels["start"] % 7 + (labels["moves"] == "right")
+    labels.to_csv(tmp_path / "pace.csv", index=False)
+    more = ("--window_seconds", "0.75", "--group_by", "recording", "--task", "regression")
+    tuned = tune(small_release, square_shards, str(tmp_path / "pace.csv"), "pace", tmp_path / "tuned", *more)
+    assert predict(tuned, square_shards, tmp_path / "said.parquet", "--pictures", "0") == 0
+    table = pd.read_parquet(tmp_path / "said.parquet")
+    of_one = table[table["recording"] == "r3"]
+    assert of_one["start"].tolist()[:4] == [0, 0.75, 1.5, 2]
+    assert of_one["end"].tolist()[:4] == [0.75, 1.5, 2, 2.75]
+    assert len(table) == 3 * 48
+    assert of_one["prediction"].nunique() > 4  # not the clip's over again
+
+
 def test_a_folder_of_videos_of_which_one_is_broken(
     of_scenes: Path, square_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
