@@ -93,7 +93,7 @@ def _parser(stage: str, name: str, command: Command) -> Any:
         kind = hints[positional]
         count: Any = {"nargs": "?"} if positional in optional else {}
         if get_origin(kind) is list:
-            kind, count = get_args(kind)[0], {"nargs": "+"}
+            kind, count["nargs"] = get_args(kind)[0], "+"
         parser.add_argument(positional, type=kind, help=docs.get(positional, ""), **count)
     parser.add_class_arguments(command.config, None, skip=set(command.positional), fail_untyped=True)
     return parser
