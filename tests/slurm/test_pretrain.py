@@ -45,7 +45,7 @@ def losses(run: Path) -> dict[int, float]:
     return found
 
 
-def wait_for_steps(run: Path, steps: int, seconds: float = 120) -> None:
+def wait_for_steps(run: Path, steps: int, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if (run / "metrics.csv").exists() and len((run / "metrics.csv").read_text().splitlines()) > steps:
