@@ -102,7 +102,8 @@ def folds(
     nothing = np.empty(0, dtype=np.int64)
     alone = count == "each"
     count = found if alone else min(count, found)
-    if stratify and not alone:
+    # scikit-learn refuses where no class has an example for every fold
+    if stratify and not alone and examples["value"].value_counts().max() >= count:
         cut = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
         parts = list(cut.split(np.zeros(len(examples)), examples["value"], groups))
     else:

@@ -43,6 +43,14 @@ def test_each_group_can_be_a_fold_of_its_own() -> None:
         assert sorted([*split.train, *split.tests["folds"]]) == list(range(6))
 
 
+@pytest.mark.parametrize("count", [6, "each"])
+def test_folds_of_classes_that_are_fewer_than_folds(count) -> None:
+    """One clip of everybody, three a class: classes cannot be spread over six folds."""
+    table = examples("abcdef", "pqrstu")
+    made = folds(table, groups_of(table, None)[0], count, seed=0, stratify=True)
+    assert sorted(tuple(split.tests["folds"]) for split in made) == [(k,) for k in range(6)]
+
+
 def test_labels_without_participants_need_a_word_from_the_user() -> None:
     with pytest.raises(UserError, match="--group_by recording"):
         groups_of(examples("aabb"), None)
