@@ -195,8 +195,9 @@ def join(
                 person = people[row].get(str(participant), SCENE)
                 if participant and person == SCENE and not alone:
                     continue  # nothing says which of the people this label is about
+                near = rows[(rows["end"] >= clip_start) & (rows["start"] < clip_end)]  # of frames there are many
                 for start, end in windows(clip_start, clip_end, window_seconds):
-                    value = _value_over(rows, start, end, task)
+                    value = _value_over(near, start, end, task)
                     if value is not None:
                         examples.append((row, person, participant, recording, start, end, value))
     if not examples:

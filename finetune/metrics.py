@@ -6,6 +6,7 @@ participants, never clips or frames: there a figure is a function of how often e
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -196,7 +197,7 @@ def interval(statistics: list[Weighted], units: np.ndarray) -> tuple[float, floa
 
 def _bootstrap(units: int, statistic: Weighted) -> tuple[float, float]:
     """statistic: how often each unit was drawn, float [draw, unit] -> [draw]; draws in which it is nan do not count."""
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     if units < 2:
         return float("nan"), float("nan")
@@ -208,15 +209,19 @@ def _bootstrap(units: int, statistic: Weighted) -> tuple[float, float]:
         np.add.at(counts, (np.arange(len(flat))[:, None], flat), 1)
         return statistic(counts).reshape(drawn.shape[:-1])
 
-    result = bootstrap(
-        (np.arange(units),),
-        of_draw,
-        n_resamples=RESAMPLES,
-        batch=100,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DegenerateDataWarning
+        )  # a figure that no draw changes has an interval of no width
+        result = bootstrap(
+            (np.arange(units),),
+            of_draw,
+            n_resamples=RESAMPLES,
+            batch=100,
+            method="percentile",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        )
     drawn = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
     if not len(drawn):
         return float("nan"), float("nan")
