@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pip(venv: Path, *command: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), *command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, capture_output=True, text=True, timeout=300)
 
 
 def new_venv(folder: Path, wheel: Path) -> Path:
@@ -198,6 +198,7 @@ def megabytes(packages: dict[str, Distribution]) -> float:
     return sum(file.stat().st_size for package in packages.values() for _, file in files(package)) / 1e6
 
 
+@pytest.mark.timeout(900)  # half a minute of computing, but eight processes, on machines that may be busy
 def test_the_core_alone_reads_a_release_and_computes_the_same(
     core: Path, venv: Path, folder: Path, record_property: pytest.RecordProperty
 ) -> None:
