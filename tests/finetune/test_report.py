@@ -306,6 +306,28 @@ def test_the_evidence_is_the_change_of_the_saved_model(told: Path, small_release
     assert max(map(abs, drops)) > 1e-3
 
 
+def test_a_head_that_reads_kept_tokens_is_asked_of_the_clips(
+    small_release: Path, split_shards: Path, tmp_path: Path
+) -> None:
+    """``attentive`` predicts from tokens that were kept: what it rests on needs the clips, also where one stream is all."""
+    more = (
+        "--method",
+        "attentive",
+        "--seeds",
+        "1",
+        "--training.epochs",
+        "1",
+        "--streams",
+        "[pose]",
+        "--baselines",
+        "false",
+    )
+    record = strict(run(small_release, split_shards, split_shards / "scene.csv", "moves", tmp_path / "run", *more))
+    (pose,) = record["left_out"]["streams"].values()
+    assert abs(pose["drop"]) > 1e-3
+    assert max(map(abs, record["left_out"]["stretches"])) > 1e-4
+
+
 def test_mlflow_holds_the_same(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{tmp_path}/all.db"
     record = strict(told)
