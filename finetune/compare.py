@@ -16,10 +16,11 @@ from data_prep.report import write
 from finetune.config import CompareConfig
 from finetune.report_figures import Point, costs
 from finetune.report_html import figure_text, interval, metrics, row_name, template
-from finetune.report_record import read_record
+from finetune.report_record import read_record, trained
 
 PAGE, TABLE = "compare.html", "compare.csv"
 MARK = "†"
+COUNTS = ("trained_in_backbone", "trained_elsewhere", "trained_in_head", "trained")
 SAME = {  # what must be equal, and how it is called
     "target": "target",
     "task": "task",
@@ -96,7 +97,7 @@ def rows(runs: dict[str, dict[str, Any]], marked: list[str]) -> pd.DataFrame:
                         "other_training": name in marked,
                     }
                     found.append(about | figures | cost_of(record, row))
-    return pd.DataFrame(found).astype({"trained_in_backbone": "Int64", "trained_in_head": "Int64"})
+    return pd.DataFrame(found).astype(dict.fromkeys(COUNTS, "Int64"))
 
 
 def figures_of(record: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +118,9 @@ def cost_of(record: dict[str, Any], row: str) -> dict[str, Any]:
     return {
         "trained_in_backbone": cost and cost["backbone"],
         "share_of_backbone": cost and cost["backbone"] / encoder["backbone_weights"],
+        "trained_elsewhere": cost and cost["elsewhere"],
         "trained_in_head": cost and cost["head"],
+        "trained": cost and trained(cost),
         "seconds": cost and cost["seconds"],
         "device": encoder["device"] if cost else "",
         "streams": " ".join(record["streams"]) if cost else "",
@@ -154,7 +157,7 @@ def _cost(row: dict[str, Any]) -> dict[str, str]:
         return {"backbone": "", "weights": "", "seconds": ""}
     return {
         "backbone": f"{100 * row['share_of_backbone']:.2f} %",
-        "weights": f"{row['trained_in_backbone'] + row['trained_in_head']:,}",
+        "weights": f"{row['trained']:,}",
         "seconds": f"{row['seconds']:.3g}",
     }
 
@@ -184,7 +187,7 @@ def points(runs: dict[str, dict[str, Any]], table: pd.DataFrame, test: str) -> l
         known = interval(record["rows"][key][test], record["main_metric"])
         if known and row == row_name(key):
             cost = record["costs"][key]
-            found.append(Point(f"{run}, {row}", *known, cost["backbone"] + cost["head"], cost["seconds"], own))
+            found.append(Point(f"{run}, {row}", *known, trained(cost), cost["seconds"], own))
     return found
 
 

@@ -17,7 +17,7 @@ import data_prep
 from finetune import report_figures as figures
 from finetune.evaluation import metrics_of
 from finetune.report_figures import Point
-from finetune.report_record import FOLDS, tested
+from finetune.report_record import FOLDS, tested, trained
 
 PAGE = "report.html"
 MOST_RECORDINGS = 6  # drawn over time
@@ -112,8 +112,7 @@ def points(record: dict[str, Any], test: str) -> list[Point]:
     found = []
     for name, cost in record["costs"].items():
         if known := interval(record["rows"][name][test], record["main_metric"]):
-            weights = cost["backbone"] + cost["head"]
-            found.append(Point(row_name(name), *known, weights, cost["seconds"], name == record["method"]))
+            found.append(Point(row_name(name), *known, trained(cost), cost["seconds"], name == record["method"]))
     return found
 
 

@@ -86,5 +86,5 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
                 if ends:
                     found |= {f"{name}/low": ends[0], f"{name}/high": ends[1]}
     for row, cost in record["costs"].items():
-        found |= {f"{row}/cost/{what}": float(cost[what]) for what in ("backbone", "head", "seconds")}
+        found |= {f"{row}/cost/{what}": float(cost[what]) for what in ("backbone", "elsewhere", "head", "seconds")}
     return {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in found.items()}

@@ -97,6 +97,11 @@ def cost(backbone: int, elsewhere: int, head: int, seconds: Sequence[float]) -> 
     return trained | {"seconds": float(np.median(seconds)), "fits": len(seconds)}
 
 
+def trained(cost: dict[str, Any]) -> int:
+    """All weights that a row trains."""
+    return cost["backbone"] + cost["elsewhere"] + cost["head"]
+
+
 def backbone(encoder: Encoder) -> int:
     """The weights of the backbone; what a method put into it must have been taken out."""
     return methods.count(encoder, None, None)[2]

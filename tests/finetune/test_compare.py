@@ -15,6 +15,8 @@ from finetune.compare import named
 from tests.finetune.conftest import tiny_config
 from tests.finetune.test_report import Page, cells
 
+PARTS = ("backbone", "elsewhere", "head")
+
 
 @pytest.fixture(scope="module")
 def runs(small_release: Path, split_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -85,6 +87,7 @@ def test_the_table_has_the_figures_of_the_runs(runs: Path, tmp_path: Path, capsy
     auroc = records["prompt"]["rows"]["prompt"]["test"]["auroc"]
     row = table[(table["test"] == "test") & (table["run"] == "prompt") & table["of_the_run"]].iloc[0]
     assert [row["auroc_low"], row["auroc_high"]] == auroc["interval"]
+    assert (table["trained"][:2] == [sum(r["costs"][m][part] for part in PARTS) for m, r in records.items()]).all()
     assert beside["seconds"].isna().all()  # the linear probe beside the prompt is the run linear: it stands there once
     assert "†" not in said
 
