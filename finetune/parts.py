@@ -105,6 +105,7 @@ class Parts:
         """Writes ``out`` out of the parts, as CSV where it is called so; returns (rows, clips read). Raises UserError."""
         tables = [pq.ParquetFile(file).metadata.num_rows for file in self.files]
         if not sum(tables):
+            self.remove()
             raise UserError(f"{self.out}: not written, no clip gives a row of {' or '.join(self.streams)}")
         temporary = self.out.with_name(f".{self.out.name}.tmp")
         if self.out.suffix == ".csv":

@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 
+from data_prep.config import LandmarkConfig
 from data_prep.shards import read_index, read_sample
 from finetune.__main__ import main
-from finetune.data import build_shards, open_encoder
+from finetune.data import build_shards, open_encoder, preprocessing
 from pretrain.clips import read_clip
 from pretrain.encoder import Encoder
 from tests.finetune.release_for_tests import release_of
@@ -77,13 +78,23 @@ def test_what_is_not_read_is_not_prepared(scene_release: Path, scenes: Path, tmp
 
 def test_landmarks_beside_another_video_are_not_these(scene_release: Path, scenes: Path, tmp_path: Path) -> None:
     """A lone file without landmarks beside it is looked at, whatever lies in the same folder."""
-    from finetune.data import preprocessing
-
     encoder = open_encoder(scene_release, "cpu")
     with_them = next(file for file in sorted(scenes.rglob("*.mp4")) if Path(f"{file}.face.npz").is_file())
     assert preprocessing(scene_release, encoder, with_them)["landmarks"] == "given"
     bare = with_them.with_name("another.mp4")
     assert preprocessing(scene_release, encoder, bare)["landmarks"] == "mediapipe"
+
+
+def test_a_release_tells_how_people_and_speech_were_found(small_release: Path, shards: Path, tmp_path: Path) -> None:
+    """All that changes what an encoder reads, whatever the defaults are."""
+    settings = yaml.safe_load((shards / "config.yaml").read_text())
+    settings |= {"speech": False, "people": settings["people"] | {"max_people": 3}, "landmarks": "mediapipe"}
+    encoder = open_encoder(small_release, "cpu")
+    release = release_of(encoder, tmp_path / "run", tmp_path / "release", settings | {"blur_faces": True})
+    found = preprocessing(release, encoder, Path("V"))
+    assert found["speech"] is False
+    assert found["people"] == LandmarkConfig(max_people=3)
+    assert found["blur_faces"] is True
 
 
 def test_a_row_for_every_half_second(small_release: Path, square_shards: Path, tmp_path: Path) -> None:
