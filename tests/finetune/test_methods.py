@@ -555,6 +555,27 @@ def test_a_merged_release_says_the_same_without_the_method(
         load_tuned(tmp_path / "merged-head", load_encoder(small_release))
 
 
+def test_lora_of_a_videomae_is_merged_into_a_videomae(square_shards: Path, tmp_path: Path) -> None:
+    """And what was tuned on it is known again, whatever was drawn before it was loaded."""
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    published = VideoMAEModel(VideoMAEConfig(**SIZES["tiny"]))
+    redraw(published)
+    published.save_pretrained(tmp_path / "videomae")
+    encoder = load_encoder(tmp_path / "videomae").requires_grad_(False)
+    config = settings(square_shards, tmp_path / "tuned", "lora", encoder=tmp_path / "videomae", group_by="recording")
+    problem, split = problem_of(encoder, config)
+    config.training.lr, config.training.epochs = 0.1, 1
+    tuning(encoder, problem, config)(replace(split, name="given"), 0, np.array([0]))
+    torch.manual_seed(5)
+    again = load_encoder(tmp_path / "videomae")
+    expected = load_tuned(config.out, again).predict(some_clips(square_shards))
+    out = tmp_path / "merged"
+    assert main(["merge", str(config.out), "--encoder", str(tmp_path / "videomae"), "--out", str(out)]) == 0
+    said = load_tuned(tmp_path / "merged-head", load_encoder(out)).predict(some_clips(square_shards))
+    np.testing.assert_allclose(said, expected, atol=1e-5)
+
+
 def test_an_adapter_is_not_merged(
     small_release: Path, square_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
