@@ -14,11 +14,12 @@ from typing import Any
 from safetensors.torch import save_file
 
 from configs import UserError
-from finetune.config import MergeConfig
+from finetune.config import MergeConfig, SwinConfig
 from finetune.data import open_encoder
 from finetune.features import weights_digest
 from finetune.methods import lora
-from finetune.tuned import load_tuned
+from finetune.swin_encoder import SwinEncoder
+from finetune.tuned import load_tuned, read_about
 from pretrain.encoder import Encoder
 from pretrain.export import export_videomae
 from pretrain.release import check
@@ -32,11 +33,13 @@ def merge(config: MergeConfig) -> None:
     for path in (config.out, head):
         if path.exists():
             raise UserError(f"{path}: exists; a release is never changed, take another name")
-    encoder = open_encoder(config.encoder, "cpu")
-    load_tuned(config.tuned, encoder)
-    about = json.loads((config.tuned / "config.json").read_text())
+    about = read_about(config.tuned)
     if about["method"] not in {"lora", "full"}:
         raise UserError(f"{config.tuned}: method {about['method']} leaves nothing to merge: lora and full alone do")
+    encoder = open_encoder(config.encoder, "cpu", SwinConfig(**about["swin"]))
+    if isinstance(encoder, SwinEncoder):
+        raise UserError(f"{config.encoder}: a Video Swin; only releases and VideoMAE are written")
+    load_tuned(config.tuned, encoder)
     lora.merge(encoder)
     encoder.requires_grad_(False)
     if (config.encoder / SUMS).is_file():
@@ -50,7 +53,7 @@ def merge(config: MergeConfig) -> None:
     of_head = {
         "method": "linear",
         "layers": None,
-        "encoder": str(config.out),
+        "encoder": str(config.out.absolute()),
         "encoder_sha256": weights_digest(encoder),
     }
     (aside / "config.json").write_text(json.dumps(about | of_head, indent=1))

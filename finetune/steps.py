@@ -1,7 +1,7 @@
 """Tokens put together over places: what an attentive head attends to, small enough to be kept for all clips.
 
-One step is one time, stream, view and person of a clip. On generated scenes a head that attends to single tokens is no better
-(gesture 0.77 of 0.77) at ten times the cost.
+One step is one time, stream, view and person of a clip. On generated scenes a head that attends to single tokens was no better
+(accuracy of ``gesture`` 0.768, and 0.766 with steps) at ten times the cost.
 """
 
 from __future__ import annotations

@@ -295,6 +295,7 @@ def test_lora_starts_as_nothing_and_is_merged() -> None:
         nn.init.normal_(weight, std=0.5)
     tuned = encoder.encode_clips(clips).tokens.detach()
     assert not torch.allclose(tuned, before, atol=1e-3)
+    encoder.double().float()  # the layers that stand apart have memory of their own now
     lora.merge(encoder)
     torch.testing.assert_close(encoder.encode_clips(clips).tokens.detach(), tuned, atol=1e-5, rtol=1e-4)
     assert list(encoder.state_dict()) == names
