@@ -18,7 +18,7 @@ from finetune.config import MergeConfig
 from finetune.data import open_encoder
 from finetune.features import weights_digest
 from finetune.methods import lora
-from finetune.tuned import load_tuned
+from finetune.tuned import load_tuned, read_about
 from pretrain.encoder import Encoder
 from pretrain.export import export_videomae
 from pretrain.release import check
@@ -32,9 +32,12 @@ def merge(config: MergeConfig) -> None:
     for path in (config.out, head):
         if path.exists():
             raise UserError(f"{path}: exists; a release is never changed, take another name")
+    about = read_about(config.tuned)
+    if about["added"] or about["adapted"]:
+        what = "streams that the release does not know" if about["added"] else f"the adapters of {about['adapted']}"
+        raise UserError(f"{config.tuned}: was trained with {what}, for which a release has no place")
     encoder = open_encoder(config.encoder, "cpu")
     load_tuned(config.tuned, encoder)
-    about = json.loads((config.tuned / "config.json").read_text())
     if about["method"] not in {"lora", "full"}:
         raise UserError(f"{config.tuned}: method {about['method']} leaves nothing to merge: lora and full alone do")
     lora.merge(encoder)

@@ -216,7 +216,9 @@ def fill(encoder: Encoder, weights: Mapping[str, Tensor], source: Path) -> None:
 def load_videomae(path: Path) -> Encoder:
     """An encoder that computes what the published VideoMAE computes; it reads video alone."""
     config, weights = read_videomae(path)
-    encoder = Encoder(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the gated branch, which VideoMAE has not, is the same one in every process
+        encoder = Encoder(config)
     fill(encoder, weights, path)
     return encoder.eval()
 
