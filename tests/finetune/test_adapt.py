@@ -152,7 +152,7 @@ import numpy as np
 sys.path.insert(0, {root!r})
 from finetune.data import open_encoder
 from tests.finetune.test_methods import some_clips
-encoder = open_encoder(Path({release!r}), "cpu", Path({adapted!r}))
+encoder = open_encoder(Path({release!r}), "cpu", adapted=Path({adapted!r}))
 np.save({out!r}, encoder.encode_clips(some_clips(Path({shards!r}))).tokens.detach().numpy())
 """
 
@@ -191,7 +191,7 @@ def test_what_is_tuned_on_top_needs_the_same_adapters(
     labels = ["--labels", str(square_shards / "scene.csv"), "--target", "moves", "--out", str(tmp_path / "tuned")]
     quick = ["--seeds", "1", "--folds", "2", "--baselines", "false", "--training.epochs", "1", "--batch_size", "24"]
     assert main(["run", *words, *labels, *quick, "--group_by", "recording"]) == 0
-    tuned = load_tuned(tmp_path / "tuned", open_encoder(small_release, "cpu", adapted))
+    tuned = load_tuned(tmp_path / "tuned", open_encoder(small_release, "cpu", adapted=adapted))
     assert len(adapters(tuned.encoder)) == 4 * tuned.encoder.config.layers
     with pytest.raises(UserError, match=f"it was adapted: --adapted {adapted}"):
         load_tuned(tmp_path / "tuned", open_encoder(small_release, "cpu"))
