@@ -160,6 +160,8 @@ def test_at_step_0_the_encoder_says_what_it_said_and_the_new_gates_have_a_gradie
     before = encoder.encode_clips(clips_of(square_shards, range(3)))
     digest, known = weights_digest(encoder), len(encoder.modalities)
     clips = with_gaze(encoder, gaze, square_shards)
+    probed = encoder.encode_clips(clips)  # what the linear probe reads
+    torch.testing.assert_close(probed.tokens[probed.modality < known], before.tokens, atol=1e-6, rtol=1e-6)
     methods.install(encoder, AdapterConfig(), None, seed=0)
     after = encoder.encode_clips(clips)
     assert weights_digest(encoder) == digest
