@@ -242,7 +242,9 @@ def test_a_label_that_lives_in_the_new_stream_alone_is_learnt_with_it(
     assert accuracy(tmp_path / "with", "adapter") > 0.9
     assert (small_release / "model.safetensors").read_bytes() == before
     costs = json.loads((tmp_path / "with" / "metrics.json").read_text())["costs"]["adapter"]
-    assert costs["elsewhere"] == 48 * 15 + 48 + 48 + 3 * 2 * 3  # tokenizer; gates of three relations, two blocks, three heads
+    assert (
+        costs["elsewhere"] == 48 * 15 + 48 + 48 + 3 * 2 * 3
+    )  # tokenizer; gates of three relations, two blocks, three heads
 
 
 def test_what_is_saved_predicts_in_a_fresh_process_and_on_no_other_release(
