@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pretrain.config import MaskConfig
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -166,6 +168,10 @@ class RunConfig:
     BORIS export a behaviour"""
     out: Path
     """folder for weights, predictions, metrics and report"""
+    adapted: Path | None = None
+    """folder of `kinesic finetune adapt`: its adapters are put into the encoder before anything else"""
+    add_stream: Path | None = None
+    """YAML file that declares streams which the encoder does not know, and where their data are (docs/finetune.md)"""
     method: Method = "adapter"
     """what is trained: linear, attentive: a head on the frozen encoder's tokens; adapter, prompt, prefix, cross, lora: small
     weights in its blocks as well; full: all of its weights"""
@@ -182,6 +188,12 @@ class RunConfig:
     """streams that the encoder reads, as in [video,audio]; empty = all it knows"""
     group_by: Literal["participant", "recording", "file"] | None = None
     """what must not stand on both sides of a split; empty = participant, where the labels name them"""
+    setting: str = "setting"
+    """column of the labels, or x.<name> of the manifest, that says in which setting (room, camera) a recording was made"""
+    train_setting: str | None = None
+    """train in this setting alone; needs test_setting"""
+    test_setting: str | None = None
+    """report in this setting, trained in the others, or in train_setting; empty = settings are not looked at"""
     folds: int | Literal["each"] = 5
     """folds of the cross-validation, where the data name no train and test splits; each = leave one participant (group) out"""
     seeds: int = 3
@@ -225,6 +237,8 @@ class RunConfig:
             raise ValueError(f"window_seconds: {self.window_seconds} is not more than 0")
         if self.seeds < 1 or self.batch_size < 1:
             raise ValueError("seeds and batch_size must be 1 or more")
+        if self.train_setting is not None and self.test_setting in {None, self.train_setting}:
+            raise ValueError("train_setting: give test_setting, another one, as well")
         shallow = self.method == "prompt" and self.prompt.depth == "shallow"
         if self.layers is not None and (self.method in {"linear", "attentive", "full"} or shallow):
             what = (
@@ -259,6 +273,8 @@ class ExtractConfig:
     """a video, a folder of videos, a manifest, or shards"""
     out: Path
     """Parquet file to write: recording, time, end, view, person (empty = the scene), stream, feature"""
+    adapted: Path | None = None
+    """folder of `kinesic finetune adapt`: its adapters are put into the encoder before anything else"""
     seconds: float | None = None
     """a row for every so many seconds of a clip, from its start; empty = a row a clip"""
     streams: tuple[str, ...] | None = None
@@ -290,6 +306,10 @@ class PredictConfig:
     """.parquet or .csv to write: recording, start, end, person and participant (empty = the scene), prediction, p(CLASS)"""
     encoder: Path | None = None
     """the encoder that it was trained on, where it lies elsewhere by now; empty = where it lay then"""
+    adapted: Path | None = None
+    """the folder of `kinesic finetune adapt` that it was trained with, likewise"""
+    add_stream: Path | None = None
+    """YAML file of the streams that it was trained with, and where their data are for these videos"""
     pictures: int = 10
     """how many recordings, at most, get a picture of the predictions over time, in a folder beside OUT; 0 = none"""
     batch_size: int = 8
@@ -320,3 +340,51 @@ class CompareConfig:
     """folders that finetune run wrote; their targets and test examples must be the same"""
     out: Path = Path("compare")
     """folder for compare.html and compare.csv"""
+
+
+@dataclass
+class AdaptConfig:
+    """Unlabelled recordings of a new setting -> small weights that fit the frozen encoder to it, by the masked objective."""
+
+    encoder: Path
+    """a release, a Hugging Face VideoMAE folder, or a .pth of VideoMAE or VideoMAE V2"""
+    data: Path
+    """unlabelled recordings: shards; or videos (a folder, one file, a manifest), prepared as the release asks under OUT/shards"""
+    out: Path
+    """folder for the adapters and the loss curve; run again into it to go on where a run was stopped"""
+    decoder: Path | None = None
+    """folder of the pretraining run that the release is of: its decoder is taken as it is; empty = a published VideoMAE's own, else
+    one drawn anew, which learns, for the first third of the steps alone"""
+    splits: list[str] | None = None
+    """only recordings of these splits; empty = all"""
+    streams: tuple[str, ...] | None = None
+    """streams that are hidden and rebuilt, as in [video,audio]; empty = all that the encoder knows"""
+    adapter: AdapterConfig = field(default_factory=lambda: AdapterConfig(scale=1.0))
+    """the bottleneck beside every MLP"""
+    mask: MaskConfig | None = None
+    """what is hidden and rebuilt; empty = as in the run of --decoder, else pretraining's defaults"""
+    steps: int = 1000
+    """optimizer steps in all"""
+    batch: int = 16
+    """clips of one step"""
+    lr: float = 5e-3
+    """peak learning rate of AdamW; rises over a tenth of the steps, falls along a cosine"""
+    weight_decay: float = 0.05
+    """weight decay of AdamW, on matrices"""
+    checkpoint_every: int = 100
+    """steps after which the run could go on, if it were stopped"""
+    seed: int = 0
+    """of the first weights, the order of the clips and the masks"""
+    workers: int = 1
+    """processes that read and decode clips; 0 = none beside this one"""
+    device: Device = "auto"
+    """auto = the GPU where there is one"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        if self.adapter.temporal:
+            raise ValueError("adapter.temporal: for labels alone; these adapters read one token at a time")
+        if self.mask is not None and self.mask.target == "teacher":
+            raise ValueError("mask.target: teacher is for pretraining; adapt rebuilds pixels or motion")

@@ -22,6 +22,7 @@ from data_prep.config import BuildConfig, LandmarkConfig
 from data_prep.given import LANDMARKS, sidecar
 from data_prep.manifest import MEDIA
 from data_prep.shards import read_index
+from finetune.adapted import load_adapted
 from finetune.config import SwinConfig
 from finetune.swin_weights import read_swin
 from pretrain.encoder import Encoder
@@ -29,10 +30,11 @@ from pretrain.release import load_encoder
 from pretrain.weights import is_videomae
 
 
-def open_encoder(folder: Path, device: str, swin: SwinConfig | None = None) -> Encoder:
+def open_encoder(folder: Path, device: str, swin: SwinConfig | None = None, adapted: Path | None = None) -> Encoder:
     """The encoder of a release, a published VideoMAE or a Video Swin, in eval mode on a device ("auto", "cpu", "cuda").
 
-    swin: how a Video Swin reads video, where that is what ``folder`` holds. Raises UserError.
+    swin: how a Video Swin reads video, where that is what ``folder`` holds. adapted: a folder of ``finetune adapt``, whose
+    adapters are put in. Raises UserError.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; --device cpu works everywhere")
@@ -46,6 +48,8 @@ def open_encoder(folder: Path, device: str, swin: SwinConfig | None = None) -> E
         print(f"encoder: VideoMAE of {folder} (video alone; no pretrained weights of kinesic are published yet)")
     else:
         print(f"encoder: release {folder}, reads {', '.join(encoder.modalities)}")
+    if adapted is not None:
+        load_adapted(adapted, encoder)
     return encoder.to("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
 
 

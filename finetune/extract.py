@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from finetune.added_streams import AddedStreams
 from finetune.config import ExtractConfig, PredictConfig
 from finetune.data import chosen_streams, left_out, open_encoder, open_shards
 from finetune.features import data_digest, weights_digest
@@ -49,7 +50,7 @@ SCHEMA = schema_of(
 
 def extract(config: ExtractConfig) -> int:
     """Writes ``config.out``; 3 where a file or a clip could not be read. Raises UserError."""
-    encoder = open_encoder(config.encoder, config.device, config.swin)
+    encoder = open_encoder(config.encoder, config.device, config.swin, config.adapted)
     streams = chosen_streams(encoder, config.streams)
     rows_of = partial(clip_features, encoder, streams=streams, seconds=config.seconds)
     about = {"weights": weights_digest(encoder), "seconds": config.seconds}
@@ -66,17 +67,20 @@ def write_table(
     about: Mapping[str, Any],
     beside: Collection[str] = (),
     look: Callable[[Parts], None] | None = None,
+    added: AddedStreams | None = None,
 ) -> int:
     """Prepares what has to be prepared, and writes the rows of all clips into ``config.out``; goes on where it was stopped.
 
     streams: what is read of a clip. about: what the rows depend on beside the data. beside: what else is wanted of videos.
-    look: called when the table is whole, while parts and clips are there. Returns 3 where a file or a clip could not be
-    read. Raises UserError.
+    look: called when the table is whole, while parts and clips are there.
+    added: streams beside the videos. Returns 3 where a file or a clip could not be read. Raises UserError.
     """
     prepared = config.out.with_name(f"{config.out.name}.shards")
     shards, index = open_shards(config.video, encoder_folder, encoder, prepared, {*streams, *beside})
     failures = left_out(shards) if shards == prepared else []
-    parts = Parts(config.out, shards, index, streams, rows_of, schema, config.batch_size, config.workers)
+    for note in [] if added is None else added.notes(index):
+        print(note)
+    parts = Parts(config.out, shards, index, streams, rows_of, schema, config.batch_size, config.workers, added)
     parts.write({**about, "data": data_digest(shards)}, type(config).__name__.removesuffix("Config").lower())
     rows, read = parts.join()
     if look is not None:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from configs import UserError
 from data_prep.shards import read_sample
+from finetune.added_streams import AddedStreams, stream_state
 from finetune.labels import SCENE
 from pretrain.clips import Clip, read_clip
 from pretrain.encoder import Encoded, Encoder
@@ -175,8 +176,10 @@ def matrix_of(values: Tensor, present: Tensor) -> Tensor:
 class ClipDataset(Dataset):
     """The clips of some rows of an index, decoded; a damaged one is None, and one line says so."""
 
-    def __init__(self, shards: Path, index: pd.DataFrame, modalities: Collection[str]):
-        self.shards, self.index, self.modalities = shards, index, tuple(modalities)
+    def __init__(
+        self, shards: Path, index: pd.DataFrame, modalities: Collection[str], added: AddedStreams | None = None
+    ):
+        self.shards, self.index, self.modalities, self.added = shards, index, tuple(modalities), added
 
     def __len__(self) -> int:
         return len(self.index)
@@ -184,17 +187,23 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int) -> Clip | None:
         row = self.index.iloc[index]
         try:
-            return read_clip(read_sample(self.shards, row), self.modalities)
+            clip = read_clip(read_sample(self.shards, row), self.modalities)
+            return clip if self.added is None else self.added.put(clip)
         except (UserError, ValueError, OSError, KeyError) as error:
             print(f"{row['key']}: left out, its sample cannot be read: {error}", file=sys.stderr)
             return None
 
 
 def batches(
-    shards: Path, index: pd.DataFrame, modalities: Collection[str], batch_size: int, workers: int
+    shards: Path,
+    index: pd.DataFrame,
+    modalities: Collection[str],
+    batch_size: int,
+    workers: int,
+    added: AddedStreams | None = None,
 ) -> Iterator[list[Clip | None]]:
-    """The clips of an index in its order, read and decoded ahead by ``workers`` processes."""
-    data = ClipDataset(shards, index, modalities)
+    """The clips of an index in its order, read and decoded ahead by ``workers`` processes; added: what lies beside the shards."""
+    data = ClipDataset(shards, index, modalities, added)
     yield from DataLoader(data, batch_size=batch_size, num_workers=workers, collate_fn=list)
 
 
@@ -208,6 +217,7 @@ def map_clips(
     batch_size: int = 16,
     workers: int = 1,
     title: str = "clips",
+    added: AddedStreams | None = None,
 ) -> dict[str, np.ndarray]:
     """Applies functions to every clip of an index, with a progress bar, decoding each clip once.
 
@@ -219,7 +229,7 @@ def map_clips(
     found: dict[str, list[np.ndarray]] = {}
     done = 0
     total = -(-len(index) // batch_size)
-    for batch in track(batches(shards, index, modalities, batch_size, workers), title, total=total):
+    for batch in track(batches(shards, index, modalities, batch_size, workers, added), title, total=total):
         kept = [(number, clip) for number, clip in enumerate(batch) if clip is not None]
         positions = done + np.array([number for number, _ in kept], dtype=np.int64)
         done += len(batch)
@@ -291,8 +301,10 @@ def readable(clip: Clip, streams: Sequence[str]) -> bool:
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """sha256 of an encoder's own weights, by name; what a method put into it does not count."""
-    return digest({name: v for name, v in encoder.state_dict().items() if not set(SMALL) & set(name.split("."))})
+    """sha256 of an encoder's own weights, by name; what a method put into it, and what reads added streams, does not count."""
+    more = stream_state(encoder)
+    own = {name: v for name, v in encoder.state_dict().items() if not set(SMALL) & set(name.split("."))}
+    return digest({name: value for name, value in own.items() if name not in more})
 
 
 def cached(file: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

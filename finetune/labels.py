@@ -49,7 +49,7 @@ def read_labels(path: Path, target: str, task: TaskName | None = None) -> pd.Dat
     export = None if path.suffix == ".parquet" else read_annotations(path)
     if export is not None:
         return _of_annotations(path, export, names, several)
-    return _of_table(path, _read_table(path), names, several)
+    return _of_table(path, read_table(path), names, several)
 
 
 def _of_table(path: Path, table: pd.DataFrame, names: Sequence[str], several: bool) -> pd.DataFrame:
@@ -119,7 +119,8 @@ def _hint(name: str, known: Sequence[object] | pd.Index) -> str:
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(map(str, known))}"
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or Parquet file; recording and participant are text. Raises UserError."""
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)

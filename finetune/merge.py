@@ -34,6 +34,9 @@ def merge(config: MergeConfig) -> None:
         if path.exists():
             raise UserError(f"{path}: exists; a release is never changed, take another name")
     about = read_about(config.tuned)
+    if about["added"] or about["adapted"]:
+        what = "streams that the release does not know" if about["added"] else f"the adapters of {about['adapted']}"
+        raise UserError(f"{config.tuned}: was trained with {what}, for which a release has no place")
     if about["method"] not in {"lora", "full"}:
         raise UserError(f"{config.tuned}: method {about['method']} leaves nothing to merge: lora and full alone do")
     encoder = open_encoder(config.encoder, "cpu", SwinConfig(**about["swin"]))

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from configs import UserError, plain
+from finetune.added_streams import AddedStreams
 from finetune.features import batches, readable
 from pretrain.clips import Clip
 
@@ -43,6 +44,7 @@ class Parts:
     schema: pa.Schema
     batch_size: int
     workers: int
+    added: AddedStreams | None = None
 
     @property
     def folder(self) -> Path:
@@ -68,7 +70,7 @@ class Parts:
         if len(missing) < len(self.files):
             print(f"{self.folder}: {len(self.files) - len(missing)} of {len(self.files)} parts are there; going on")
         # one reader for all of them, so that clips are decoded ahead across parts; only the last part may end within a batch
-        clips = batches(self.shards, self.index.iloc[rows], self.streams, self.batch_size, self.workers)
+        clips = batches(self.shards, self.index.iloc[rows], self.streams, self.batch_size, self.workers, self.added)
         with Progress() as progress:
             bar = progress.add_task(title, total=len(self.index), completed=len(self.index) - len(rows))
             for number in missing:

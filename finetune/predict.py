@@ -9,12 +9,14 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from configs import UserError
+from configs import UserError, plain
+from finetune.added_streams import AddedStreams, read_added
 from finetune.config import PredictConfig, SwinConfig
 from finetune.data import open_encoder
 from finetune.extract import schema_of, whole_or_empty, write_table
@@ -33,13 +35,27 @@ def predict(config: PredictConfig) -> int:
     folder = config.encoder or Path(before["encoder"])
     if config.encoder is None and not folder.exists():
         raise UserError(f"{config.tuned} was trained on the encoder {folder}, which is not there: name it by --encoder")
-    encoder = open_encoder(folder, config.device, SwinConfig(**before["swin"]))
+    added = _added(config, before)
+    adapted = config.adapted or (Path(before["adapted"]) if before["adapted"] else None)
+    encoder = open_encoder(folder, config.device, SwinConfig(**before["swin"]), adapted)
     tuned = load_tuned(config.tuned, encoder)
     rows_of, schema, about = partial(prediction_rows, tuned), schema_of(columns(tuned.task)), digest(config.tuned)
     look = partial(draw, tuned=tuned, folder=config.out.with_suffix(".pictures"), most=config.pictures)
     beside = {"video"} if config.pictures else set()
     beside |= {"face", "pose"} if tuned.people else set()  # who is there
-    return write_table(config, folder, encoder, tuned.streams, rows_of, schema, {"tuned": about}, beside, look)
+    depends = {"tuned": about, "added": None if added is None else added.digest()}
+    return write_table(config, folder, encoder, tuned.streams, rows_of, schema, depends, beside, look, added)
+
+
+def _added(config: PredictConfig, before: dict[str, Any]) -> AddedStreams | None:
+    """The streams beside the videos. Raises UserError where they are not those that the model was trained with."""
+    added = None if config.add_stream is None else read_added(config.add_stream)
+    if plain({} if added is None else added.streams) != before["added"]:
+        names = ", ".join(before["added"]) or "no stream beside the shards"
+        raise UserError(
+            f"{config.tuned} was trained with {names}: --add_stream must declare the same, with the same numbers"
+        )
+    return added
 
 
 def columns(task: Task) -> dict[str, pa.DataType]:

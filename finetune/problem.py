@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from configs import UserError
+from finetune.added_streams import AddedStreams, fit_statistics, told
 from finetune.config import RunConfig
 from finetune.data import read_meta
 from finetune.features import (
@@ -27,7 +28,8 @@ from finetune.features import (
     weights_digest,
 )
 from finetune.labels import called_as_in, class_names, infer_task, join, people_of, targets_of
-from finetune.splits import Split, folds, given_split, groups_of
+from finetune.settings import named_split, settings_of
+from finetune.splits import Split, folds, groups_of
 from finetune.steps import Steps
 from finetune.tasks import Task, TaskName
 from pretrain.encoder import Encoder
@@ -41,7 +43,7 @@ class Problem:
     the clip, "a;b"), files, and from, to: their window in seconds from the clip's start (-inf to inf: all of it). targets:
     [example, ...] as Task has them. groups: what stays together, int [example]. streams: what the encoder reads. features:
     pooled, of the frozen encoder. unit: what is resampled for an interval. baselines: the same of simpler descriptions, by name.
-    steps: of the frozen encoder, once a method needs them.
+    steps: of the frozen encoder, once a method needs them. added: streams beside the shards.
     """
 
     shards: Path
@@ -56,6 +58,7 @@ class Problem:
     notes: list[str] = field(default_factory=list)
     unit: str = "recordings"
     steps: Steps | None = None
+    added: AddedStreams | None = None
 
     @property
     def units(self) -> np.ndarray:
@@ -152,6 +155,7 @@ def features(
     parts: list[list[Part]],
     config: RunConfig,
     streams: tuple[str, ...],
+    added: AddedStreams | None = None,
 ) -> dict[str, np.ndarray]:
     """What ``map_clips`` gives for the encoder (and the baselines), computed once for a set of weights, data and streams."""
     functions, modalities = [encoding(encoder, streams)], set(streams)
@@ -161,6 +165,7 @@ def features(
         functions += [baselines.describe, handmade.describe]
         modalities |= set(baselines.MODALITIES)
     depends = (weights_digest(encoder), data_digest(shards), *index["key"], streams, parts, config.baselines)
+    depends += told(encoder, added)
 
     def compute() -> dict[str, np.ndarray]:
         return map_clips(
@@ -172,6 +177,7 @@ def features(
             batch_size=config.batch_size,
             workers=config.workers,
             title="features",
+            added=added,
         )
 
     return cached(config.out / "cache" / f"features-{digest_of(*depends)}.npz", compute)
@@ -207,15 +213,22 @@ def load_problem(
     index: pd.DataFrame,
     config: RunConfig,
     streams: tuple[str, ...],
+    added: AddedStreams | None = None,
 ) -> tuple[Problem, list[list[Split]]]:
     """The problem and its splits, a list a seed. Raises UserError where labels, groups or splits do not hold together."""
     _check_window(encoder, streams, config)
     index, examples, task, notes = labelled(labels, shards, index, config)
-    given = given_split(examples, config.group_by)  # before the long part: what is wrong with splits shows at once
+    if config.test_setting is not None:
+        examples["setting"] = examples["recording"].map(settings_of(config, index))
+    given = named_split(examples, config)  # before the long part: what is wrong with splits shows at once
     unnamed = given is not None and config.group_by is None and (examples["participant"] == "").any()
     group_by = "recording" if unnamed else config.group_by or "participant"
     groups, warnings = groups_of(examples, group_by)
-    table = features(encoder, shards, index, parts_of(examples), config, streams)
+    if added is not None:
+        notes += added.notes(index)
+        learnt = np.arange(len(examples)) if given is None else np.concatenate([given.train, given.validation])
+        fit_statistics(encoder, added, set(examples["recording"].iloc[learnt]))
+    table = features(encoder, shards, index, parts_of(examples), config, streams, added)
     columns = (table[name] for name in ("clip", "person", "start", "end"))
     row_of = {about: row for row, about in enumerate(zip(*columns, strict=True))}
     wanted = zip(*(examples[name] for name in ("row", "person", "from", "to")), strict=True)
@@ -225,7 +238,7 @@ def load_problem(
         notes.append(f"{lost} of {len(rows)} examples are left out: their clips cannot be read")
         kept = np.flatnonzero(rows >= 0)
         examples, groups, rows = examples.iloc[kept].reset_index(drop=True), groups[kept], rows[kept]
-        given = given_split(examples, config.group_by)
+        given = named_split(examples, config)
     problem = Problem(
         shards=shards,
         index=index,
@@ -237,6 +250,7 @@ def load_problem(
         features=as_features(table["values"][rows], table["present"][rows]),
         baselines=described(table, rows, index, examples),
         notes=notes + warnings,
+        added=added,
         unit="participants" if group_by == "participant" else "recordings",
     )
     if given is not None:

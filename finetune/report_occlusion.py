@@ -76,8 +76,10 @@ class Evidence:
 
     def _members(self, row: int) -> set[str]:
         """The streams that the sample of an example holds."""
-        members = self.problem.index["members"].iloc[self.problem.examples["row"].iloc[row]]
-        return {view_and_stream(member)[1] for member in members}
+        about, more = self.problem.examples.iloc[row], self.problem.added
+        members = self.problem.index["members"].iloc[about["row"]]
+        added = set() if more is None else {name for name, rows in more.rows.items() if about["recording"] in rows}
+        return {view_and_stream(member)[1] for member in members} | added
 
     def _drop(self, whole: np.ndarray, without: np.ndarray) -> np.ndarray:
         """Predictions [example, ...] of whole and of reduced clips -> drop [example]."""

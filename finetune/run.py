@@ -13,6 +13,7 @@ import sklearn.linear_model  # noqa: F401  here, so that the first training is n
 
 from configs import write_run_record
 from finetune import methods, training
+from finetune.added_streams import add, read_added
 from finetune.baselines import NAMES
 from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
@@ -25,6 +26,7 @@ from finetune.report import write_predictions, write_report
 from finetune.report_mlflow import log, needs_mlflow
 from finetune.report_occlusion import Evidence, evidence
 from finetune.report_record import cost, record
+from finetune.settings import splits_told
 from finetune.splits import Split, groups_of
 from finetune.tuned import save_tuned
 from pretrain.encoder import Encoder
@@ -33,7 +35,10 @@ from pretrain.encoder import Encoder
 def run(config: RunConfig) -> int:
     """Trains ``config.method`` on the frozen encoder and reports it beside simpler predictors. Raises UserError."""
     needs_mlflow(config)
-    encoder = open_encoder(config.encoder, config.device, config.swin)
+    encoder = open_encoder(config.encoder, config.device, config.swin, config.adapted)
+    more = None if config.add_stream is None else read_added(config.add_stream)
+    if more is not None:
+        add(encoder, more.streams)
     methods.check(encoder, config)
     encoder.requires_grad_(False)
     streams = chosen_streams(encoder, config.streams)
@@ -42,13 +47,13 @@ def run(config: RunConfig) -> int:
         groups_of(labels.assign(files=""), config.group_by)  # a folder names no splits: complain before hours of work
     write_run_record(config.out, config, seed=0)
     shards, index = open_shards(config.data, config.encoder, encoder, config.out / "shards")
-    problem, splits = load_problem(encoder, labels, shards, index, config, streams)
+    problem, splits = load_problem(encoder, labels, shards, index, config, streams, more)
     for note in problem.notes:
         print(note)
     print(
         f"{config.target}: {problem.task.name}, {len(problem.examples)} examples of "
         f"{problem.examples['recording'].nunique()} recordings; "
-        + ("splits of the manifest" if splits[0][0].name == "given" else f"{len(splits[0])} folds")
+        + (splits_told(config) if splits[0][0].name == "given" else f"{len(splits[0])} folds")
         + f", {config.seeds} seeds"
     )
     of_training = problem if config.threshold == "youden" else None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.added_streams import told
 from finetune.config import FullConfig, RunConfig
 from finetune.features import Rows, batches, cached, data_digest, digest_of, encode, weights_digest
 from finetune.heads import AttentiveHead, Head
@@ -24,6 +25,7 @@ from finetune.steps import Steps, steps_of
 from pretrain.clips import Clip
 from pretrain.encoder import Encoder
 
+GATE_LR = 10.0  # of the small weights' rate: the gates of added streams start at zero and are a handful
 HEAD_LR = 0.1  # of the small weights' rate: a thousand standardised features move a logit together
 
 # (outputs [example, output], which examples int [example]) for some examples, a batch of clips at a time
@@ -76,7 +78,10 @@ def _rates(encoder: Encoder, head: Head, config: RunConfig) -> list[dict]:
         heads.append({"params": [head.query], "lr": lr})
     if isinstance(settings := settings_of(config), FullConfig):
         return heads + full.rates(encoder, settings)
-    return heads + ([{"params": list(small.values()), "lr": lr}] if small else [])
+    gates = [weight for name, weight in small.items() if ".reading.gates." in name]
+    others = [weight for name, weight in small.items() if ".reading.gates." not in name]
+    groups = [{"params": others, "lr": lr}, {"params": gates, "lr": GATE_LR * lr, "weight_decay": 0.0}]
+    return heads + [group for group in groups if group["params"]]
 
 
 @torch.inference_mode()
@@ -131,7 +136,7 @@ def _clips(problem: Problem, numbers: np.ndarray, config: RunConfig) -> Iterator
     """Clips and their rows of ``problem.index``, int [clip], in batches; damaged ones are left out."""
     done = 0
     index = problem.index.iloc[numbers]
-    for batch in batches(problem.shards, index, problem.streams, config.batch_size, config.workers):
+    for batch in batches(problem.shards, index, problem.streams, config.batch_size, config.workers, problem.added):
         kept = [(clip, row) for clip, row in zip(batch, numbers[done:], strict=False) if clip is not None]
         done += len(batch)
         if kept:
@@ -143,6 +148,7 @@ def kept_steps(encoder: Encoder, problem: Problem, config: RunConfig) -> Steps:
     memory and in OUT/cache, in half precision."""
     if problem.steps is None:
         parts = ("steps", weights_digest(encoder), data_digest(problem.shards), *problem.index["key"], problem.streams)
+        parts += told(encoder, problem.added)
         arrays = cached(
             config.out / "cache" / f"steps-{digest_of(*parts)}.npz", lambda: _all_steps(encoder, problem, config)
         )

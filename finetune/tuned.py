@@ -2,6 +2,7 @@
 
 TUNED/head.safetensors       the head, with the statistics of its features
 TUNED/adapter.safetensors    what was trained in the encoder (``full``: all of it), absent for ``linear`` and ``attentive``
+TUNED/streams.safetensors    of streams that --add_stream gave: what reads them and was not trained, if there are any
 TUNED/config.json            method, task, classes, streams, and the digest of the encoder's weights
 """
 
@@ -19,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs import UserError, plain
+from finetune.added_streams import add, added, stream_state, tokenizers
 from finetune.config import SETTINGS, RunConfig
 from finetune.features import Rows, encode, weights_digest
 from finetune.heads import AttentiveHead, Head
 from finetune.methods import install, remove, small_weights
 from finetune.tasks import Task
 from pretrain.clips import Clip
+from pretrain.config import StreamConfig
 from pretrain.encoder import Encoder
 
 SCHEMA = 1  # of config.json
@@ -60,7 +63,7 @@ class Tuned:
 def save_tuned(
     folder: Path, encoder: Encoder, head: Head, task: Task, streams: Sequence[str], config: RunConfig, people: bool
 ) -> None:
-    """Writes the three files (config.json last, each under a temporary name first), and takes the method out of the encoder.
+    """Writes the files (config.json last, each under a temporary name first), and takes the method out of the encoder.
 
     people: as in Tuned."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +71,9 @@ def save_tuned(
     (folder / "adapter.safetensors").unlink(missing_ok=True)
     if trained := small_weights(encoder):
         _write(folder / "adapter.safetensors", {name: value.detach() for name, value in trained.items()})
+    (folder / "streams.safetensors").unlink(missing_ok=True)
+    if more := {name: value.detach() for name, value in stream_state(encoder).items() if name not in trained}:
+        _write(folder / "streams.safetensors", more)
     remove(encoder)  # the digest below is the released encoder's
     about = {
         "schema": SCHEMA,
@@ -81,6 +87,8 @@ def save_tuned(
         "window_seconds": config.window_seconds,
         "streams": list(streams),
         "people": people,
+        "added": plain(added(encoder)),
+        "adapted": None if config.adapted is None else str(config.adapted.absolute()),
         "encoder": str(config.encoder.absolute()),
         "encoder_sha256": weights_digest(encoder),
     }
@@ -99,10 +107,22 @@ def read_about(folder: Path) -> dict[str, Any]:
     """config.json of a tuned model. Raises UserError."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json: is this the --out of a kinesic finetune run?")
-    about = json.loads((folder / "config.json").read_text())
+    about = {"added": {}, "adapted": None} | json.loads((folder / "config.json").read_text())
     if about["schema"] > SCHEMA:
         raise UserError(f"{folder}: schema {about['schema']} is newer than {SCHEMA}: update kinesic")
     return about
+
+
+def _add_streams(folder: Path, encoder: Encoder, about: dict[str, Any]) -> None:
+    """Lets the encoder read the streams that a tuned model was given."""
+    if not about["added"]:
+        return
+    add(encoder, {name: StreamConfig(**stream) for name, stream in about["added"].items()})
+    missing, unexpected = encoder.load_state_dict(load_file(folder / "streams.safetensors"), strict=False)
+    if unexpected or any(name.endswith((".mean", ".std")) for name in set(missing) & set(stream_state(encoder))):
+        raise UserError(f"{folder / 'streams.safetensors'}: does not hold the streams that config.json describes")
+    for tokenizer in tokenizers(encoder).values():
+        tokenizer.keep()
 
 
 def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
@@ -115,7 +135,9 @@ def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
         raise UserError(
             f"{folder} was trained on another encoder ({about['encoder']}, weights {about['encoder_sha256'][:12]}; "
             f"this one has {own[:12]})"
+            + (f"; it was adapted: --adapted {about['adapted']}" if about["adapted"] else "")
         )
+    _add_streams(folder, encoder, about)
     method = about["method"]
     settings = SETTINGS[method](**about[method]) if method in SETTINGS else None
     install(encoder, settings, about.get("layers"), seed=0)

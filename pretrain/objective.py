@@ -215,7 +215,7 @@ class MaskedAutoencoder(nn.Module):
                 assert part.valid is not None
                 sums.setdefault(name, []).append(part.values[part.valid].numpy().astype(np.float64))
         for name, cells in sums.items():
-            mean, deviation = _moments(np.concatenate(cells))
+            mean, deviation = moments(np.concatenate(cells))
             tokenizer = self.encoder.tokenizer(name)
             assert isinstance(tokenizer, StreamTokenizer)
             tokenizer.mean.copy_(torch.from_numpy(mean))
@@ -308,7 +308,7 @@ def pixel_targets(tubelets: Tensor, floor: float, dtype: torch.dtype = torch.flo
     return rearrange(normed, "token channel pixel -> token (pixel channel)")
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation [feature] of a stream's numbers, values [cell, feature] with nan for absent ones; 0 and 1 of a number
     that is never there."""
     seen = ~np.isnan(values)

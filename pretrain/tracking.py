@@ -100,7 +100,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 class Progress:
     """A bar with losses, clips a second and time left; a line now and then where there is no terminal."""
 
-    def __init__(self, steps: int, step: int):
+    def __init__(self, steps: int, step: int, title: str = "pretraining"):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -108,7 +108,7 @@ class Progress:
         self._console = Console()
         self._began, self._first, self._told = time.monotonic(), step, time.monotonic()
         self._bar = Bar(
-            TextColumn("pretraining"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
+            TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
             console=self._console, disable=not self._console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=steps, completed=step, text="")

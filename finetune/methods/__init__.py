@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from configs import UserError
+from finetune.added_streams import restart, stream_weights
 from finetune.config import (
     AdapterConfig,
     CrossConfig,
@@ -47,12 +48,13 @@ def small_weights(encoder: Encoder) -> dict[str, nn.Parameter]:
 
 
 def remove(encoder: Encoder) -> None:
-    """Takes out what a method put in, and freezes: the encoder is the released one again."""
+    """Takes out what a method put in, and freezes: the encoder is the released one again; added streams begin anew."""
     for module in list(encoder.modules()):
         for name in SMALL:
             if getattr(module, name, None) is not None:
                 setattr(module, name, None)
     full.restore(encoder)
+    restart(encoder)
     encoder.requires_grad_(False)
 
 
@@ -64,7 +66,8 @@ def settings_of(config: RunConfig) -> MethodSettings | None:
 def install(encoder: Encoder, settings: MethodSettings | None, layers: int | None, seed: int) -> None:
     """Freezes the encoder and puts fresh weights of a method into its last ``layers`` blocks (None: where the method has them).
 
-    settings: whose class tells the method; None: nothing is put in. Raises UserError for more layers than there are.
+    What reads added streams learns with them. settings: whose class tells the method; None: nothing is put in and learns.
+    Raises UserError for more layers than there are.
     """
     remove(encoder)
     encoder.eval()
@@ -84,6 +87,9 @@ def install(encoder: Encoder, settings: MethodSettings | None, layers: int | Non
                 lora.install(blocks, settings)
             case FullConfig():
                 full.install(encoder)
+    if settings is not None:
+        for weight in stream_weights(encoder).values():
+            weight.requires_grad_(True)
 
 
 def last_blocks(encoder: Encoder, layers: int | None) -> Sequence[Block | SwinBlock]:
