@@ -7,12 +7,26 @@ from collections.abc import Sequence
 
 import configs
 from configs import Command
-from finetune.config import AdaptConfig, CompareConfig, ExtractConfig, MergeConfig, PredictConfig, RunConfig
+from finetune.config import (
+    AdaptConfig,
+    CompareConfig,
+    ExtractConfig,
+    MergeConfig,
+    PredictConfig,
+    RunConfig,
+    ScoreConfig,
+)
 
 COMMANDS = {
     "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),
     "adapt": Command("unlabelled recordings of a new setting -> adapters", AdaptConfig, "finetune.adapt:adapt"),
     "compare": Command("runs -> one table and picture", CompareConfig, "finetune.compare:compare", ("runs",)),
+    "score": Command(
+        "runs -> a data set's official figures, beside the literature's",
+        ScoreConfig,
+        "finetune.score:score",
+        ("set", "runs"),
+    ),
     "merge": Command(
         "what lora or full learnt -> a release of its own", MergeConfig, "finetune.merge:merge", ("tuned",)
     ),

@@ -342,6 +342,23 @@ class CompareConfig:
     """folder for compare.html and compare.csv"""
 
 
+Protocol = Literal["udiva",]
+
+
+@dataclass
+class ScoreConfig:
+    """Runs of ``finetune run`` -> the official figures of a data set, beside the literature's."""
+
+    set: Protocol
+    """the data set whose rule is followed"""
+    runs: list[Path]
+    """folders that finetune run wrote, one a target (docs/data_sets.md says which the set needs)"""
+    out: Path = Path("score")
+    """folder for score.html, scores.csv and, where the organisers take one, the submission"""
+    annotations: Path | None = None
+    """folder of the set's own annotation files, where its rule needs them"""
+
+
 @dataclass
 class AdaptConfig:
     """Unlabelled recordings of a new setting -> small weights that fit the frozen encoder to it, by the masked objective."""

@@ -18,6 +18,11 @@ from finetune.report_record import FOLDS
 from finetune.tasks import Task
 
 SHOWN = 6  # columns of the table on the screen; report.md has all
+SIMPLER = (
+    "majority",
+    "mean predictor",
+    "metadata",
+)  # rows whose predictions are kept: a data set's own rule is applied to them
 Table = dict[str, dict[str, dict[str, Any]]]  # row -> test set -> what evaluation.summary gives
 
 
@@ -40,6 +45,23 @@ def write_predictions(path: Path, config: RunConfig, problem: Problem, results: 
     table = pd.concat(frames, ignore_index=True)
     write(path, table.to_csv(index=False).encode())
     return table
+
+
+def baseline_file(folder: Path, row: str) -> Path:
+    """Where a run keeps the predictions of a row of SIMPLER."""
+    return folder / "baselines" / f"{row}.csv"
+
+
+def write_baselines(
+    folder: Path, config: RunConfig, problem: Problem, results: dict[str, dict[str, Predictions]]
+) -> None:
+    """The same for the rows of SIMPLER, each in a file of its own; results: row -> test set -> predictions."""
+    for row in SIMPLER:
+        file = baseline_file(folder, row)
+        file.unlink(missing_ok=True)  # of an earlier run into the same folder
+        if row in results:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_predictions(file, config, problem, results[row])
 
 
 def write_report(

@@ -22,7 +22,7 @@ from finetune.features import Features, of_one
 from finetune.labels import SCENE, read_labels
 from finetune.methods import linear
 from finetune.problem import Problem, load_problem
-from finetune.report import write_predictions, write_report
+from finetune.report import write_baselines, write_predictions, write_report
 from finetune.report_mlflow import log, needs_mlflow
 from finetune.report_occlusion import Evidence, evidence
 from finetune.report_record import cost, record
@@ -68,6 +68,7 @@ def run(config: RunConfig) -> int:
         tuning(encoder, problem, config)(everything, 0, nothing)
     table = {name: summary(problem, of_row) for name, of_row in results.items()}
     predictions = write_predictions(config.out / "predictions.csv", config, problem, results[config.method])
+    write_baselines(config.out, config, problem, results)
     found = record(config, encoder, problem, splits, table, costs, predictions, looked.record())
     write_report(config, problem, table, found, predictions)
     log(config, found)
