@@ -18,12 +18,16 @@ from data_prep.config import (
     SampleConfig,
     SyntheticConfig,
 )
+from data_prep.data_sets.config import ManifestUdivaConfig
 
 COMMANDS = {
     "manifest folder": Command(
         "a folder of recordings -> manifest.csv", ManifestFolderConfig, "data_prep.folder:folder", ("root",)
     ),
     "manifest ami": Command("the AMI corpus -> manifest.csv", ManifestAmiConfig, "data_prep.ami:ami", ("root",)),
+    "manifest udiva": Command(
+        "UDIVA v0.5 -> manifest.csv, labels", ManifestUdivaConfig, "data_prep.data_sets.udiva:udiva", ("root", "out")
+    ),
     "build": Command("recordings -> shards", BuildConfig, "data_prep.build:build", ("manifest", "out")),
     "merge": Command("the shares of an array -> one index", MergeConfig, "data_prep.merge:merge", ("out",)),
     "check": Command(

@@ -49,11 +49,10 @@ def read_run(folder: Path, row: str | None = None) -> Run:
     """A finished run with the predictions of all its test sets and seeds; row: those of a baseline. Raises UserError."""
     record = read_record(folder)
     file = folder / "predictions.csv" if row is None else baseline_file(folder, row)
-    names = dict.fromkeys(("recording", "participant", "split"), str)  # 002003 is no number
-    if record["task"] != "regression":
-        names |= {"target": str, "prediction": str}
+    text = ["recording", "participant", "split"]  # 002003 is no number
+    text += ["target", "prediction"] if record["task"] != "regression" else []
     try:
-        predictions = pd.read_csv(file, dtype=names, keep_default_na=False)
+        predictions = pd.read_csv(file, dtype=dict.fromkeys(text, "str"), keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}): make the run again") from None
     return Run(folder, record, predictions)
@@ -107,8 +106,8 @@ def shown(protocol: ModuleType, table: pd.DataFrame, test: str) -> list[dict[str
     metrics = list(dict.fromkeys(of_test["metric"]))
     found = []
     for row, figures in of_test.groupby("row", sort=False):
-        by_metric = figures.set_index("metric")
-        cells = {m: _spread(*by_metric.loc[m, ["value", "std"]]) if m in by_metric.index else "" for m in metrics}
+        said = zip(figures["metric"], figures["value"], figures["std"], strict=True)
+        cells = dict.fromkeys(metrics, "") | {metric: _spread(value, std) for metric, value, std in said}
         found.append({"": str(row), **cells, "source": "this run"})
     rivals: dict[tuple[str, str, str], dict[str, str]] = {}
     for rival in protocol.RIVALS:
