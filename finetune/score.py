@@ -51,8 +51,9 @@ def read_run(folder: Path, row: str | None = None) -> Run:
     file = folder / "predictions.csv" if row is None else baseline_file(folder, row)
     text = ["recording", "participant", "split"]  # 002003 is no number
     text += ["target", "prediction"] if record["task"] != "regression" else []
+    types: Any = dict.fromkeys(text, str)
     try:
-        predictions = pd.read_csv(file, dtype=dict.fromkeys(text, "str"), keep_default_na=False)
+        predictions = pd.read_csv(file, dtype=types, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}): make the run again") from None
     return Run(folder, record, predictions)

@@ -25,7 +25,7 @@ class ManifestUdivaConfig:
     streams: Path | None = None
     """folder to write the given landmarks and who speaks to, as streams for `finetune run --add_stream FOLDER/streams.yaml`"""
     masked_labels: bool = False
-    """of val and test, take the labels of parts_SPLIT.csv where there is no parts_SPLIT_unmasked.csv; nobody says whether they are true"""
+    """of val and test, take the labels of parts_SPLIT.csv as well, without _unmasked; nobody says whether they are true"""
     synchronised: bool = False
     """both cameras were started at one instant (offset 0); false = each recording's offset is measured from the sound"""
 
