@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from data_prep.manifest import member_name
 from finetune.features import Features, Rows
 from finetune.labels import SCENE
 from finetune.windows import cut
@@ -60,6 +61,7 @@ def metadata(metas: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -> np.n
     about = pd.DataFrame([_known(meta) for meta in metas]).iloc[examples["row"]].reset_index(drop=True)
     about["seconds"] = (examples["end"] - examples["start"]).to_numpy()
     about["start"] = examples["start"].to_numpy()
+    about = pd.concat([about, _own(metas, examples)], axis=1)
     columns = []
     for name in about:
         numbers = pd.to_numeric(about[name], errors="coerce")
@@ -88,6 +90,21 @@ def _known(meta: Mapping[str, Any]) -> dict[str, Any]:
         of_views = value.items() if isinstance(value, dict) else [("", value)]  # where the views of a recording differ
         known |= {f"x.{name} {view}": None if v in {"", None} else str(v) for view, v in of_views}
     return known
+
+
+def _own(metas: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -> pd.DataFrame:
+    """What the manifest says of the view that shows an example's participant alone, where views differ in it: their age."""
+    names = {name for meta in metas for name, value in meta["extra"].items() if isinstance(value, dict)}
+    own: dict[str, list[str | None]] = {f"own x.{name}": [] for name in sorted(names)}
+    for row, participant in examples[["row", "participant"]].itertuples(index=False) if names else ():
+        shown = [view for view, about in metas[row]["views"].items() if about.get("participants") == [participant]]
+        for name in sorted(names):
+            value = metas[row]["extra"].get(name)
+            if isinstance(value, dict):
+                of_view = {member_name(view): v for view, v in value.items()}
+                value = next((of_view[view] for view in shown if view in of_view), None)
+            own[f"own x.{name}"].append(None if value is None else str(value))
+    return pd.DataFrame(own, index=range(len(examples)))
 
 
 def _views(clip: Clip, function) -> np.ndarray:

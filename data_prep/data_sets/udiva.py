@@ -61,8 +61,8 @@ def udiva(config: ManifestUdivaConfig) -> int:
         raise UserError(f"{config.root}: no video of UDIVA in it, such as 002003/FC1_T.mp4")
     filmed = []
     for (session, letter, view), file in videos.items():
-        row = _find(corpus.sessions, session, "recordings", draft)
-        person = (row or {}).get(PARTS[view], "")
+        row = _find(corpus.sessions, session, "recordings", draft) or {}
+        person = _person(corpus, row, view, draft)
         named = {
             "path": path_in(config.out, file),
             "recording": f"{session}_{TASKS[letter]}",
@@ -71,11 +71,11 @@ def udiva(config: ManifestUdivaConfig) -> int:
             "participants": person,
             "split": _find(corpus.splits, session, "recordings", draft) or _split_of(config.root, file),
             "x.task": TASKS[letter],
-            **_extra(row or {}, view, _find(corpus.people, person, "participants", draft) if person else None),
+            **_extra(row, view, _find(corpus.people, person, "participants", draft) or {}),
         }
         draft.rows += [{**named, **window} for window in _windows(corpus, session, letter, draft)]
         filmed.append(Filmed(f"{session}_{TASKS[letter]}", session, letter, view, person, file))
-        if row is None:
+        if not row:
             draft.remark("recordings are in no sessions_<split>.csv: without participants and labels", session)
     code = publish(draft, config.out)
     if config.labels is not None:
@@ -146,17 +146,29 @@ def _limits(file: Path) -> dict[str, Any]:
     return found
 
 
-def _find(table: Mapping[str, Any], name: str, what: str, draft: Draft) -> Any:
-    """The entry of an id. Where a table has lost leading zeros, as a spreadsheet loses them, by the number; and says so."""
+def _key(table: Mapping[str, Any], name: str, what: str, draft: Draft) -> str:
+    """How a table calls an id. Where one has lost leading zeros, as a spreadsheet loses them, by the number; and says so."""
     if name in table or not name.isdecimal():
-        return table.get(name)
+        return name
     alike = [other for other in table if other.isdecimal() and int(other) == int(name)]
     if len(alike) != 1:
-        return None
+        return name
     about = f"{what} have lost their leading zeros in a table; they are matched by number"
-    if name not in draft.remarks.get(about, ()):
-        draft.remark(about, name)
-    return table[alike[0]]
+    longer = max(name, alike[0], key=len)
+    if longer not in draft.remarks.get(about, ()):
+        draft.remark(about, longer)
+    return alike[0]
+
+
+def _find(table: Mapping[str, Any], name: str, what: str, draft: Draft) -> Any:
+    """The entry of an id, or None."""
+    return table.get(_key(table, name, what, draft))
+
+
+def _person(corpus: Corpus, session: Row, view: str, draft: Draft) -> str:
+    """Who is before a camera, with all zeros that one of the tables has kept; "" where nobody says."""
+    name = session.get(PARTS[view], "")
+    return max(_key(corpus.people, name, "participants", draft), name, key=len)
 
 
 def _split_of(root: Path, file: Path) -> str:
@@ -178,7 +190,7 @@ def _offset(file: Path, synchronised: bool, draft: Draft) -> str:
     return ""
 
 
-def _extra(session: Row, view: str, person: Row | None) -> Row:
+def _extra(session: Row, view: str, person: Row) -> Row:
     """What is known of a session and of who is before the camera, as columns x.<name>."""
     found: Row = {}
     for column, text in session.items():
@@ -186,7 +198,7 @@ def _extra(session: Row, view: str, person: Row | None) -> Row:
         if column in {"ID", *PARTS.values()} or (own and f"PART.{own['part']}" != PARTS[view]):
             continue
         found[f"x.{(own['name'] if own else column).lower()}"] = text
-    return found | {f"x.{column.lower()}": person[column] for column in ABOUT if person and column in person}
+    return found | {f"x.{column.lower()}": person[column] for column in ABOUT if column in person}
 
 
 def _windows(corpus: Corpus, session: str, letter: str, draft: Draft) -> list[Row]:
@@ -209,8 +221,8 @@ def write_labels(path: Path, corpus: Corpus, rows: Iterable[Row]) -> None:
     found = []
     for recording in dict.fromkeys(row["recording"] for row in rows):
         session = _find(corpus.sessions, recording.rpartition("_")[0], "recordings", quiet) or {}
-        for part in PARTS.values():
-            person = session.get(part, "")
+        for view in PARTS:
+            person = _person(corpus, session, view, quiet)
             traits = _find(corpus.people, person, "participants", quiet) or {}
             values = {trait: traits.get(trait, "") for trait in TRAITS}
             if person and any(values.values()):

@@ -145,6 +145,19 @@ def meta(people: int, **extra) -> dict:
     return {"people": [{}] * people, "views": {"main": {"streams": {"video": video}}}, "extra": extra}
 
 
+def test_metadata_tell_what_is_known_of_the_person_before_the_own_camera() -> None:
+    """Ages 20 and 60 in two views: what the example's person has is a column of its own, wherever that person sits."""
+
+    def of(first: str, second: str, ages: dict[str, str]) -> dict:
+        views = {f"fc{n}": {"streams": {}, "participants": [who]} for n, who in enumerate((first, second), 1)}
+        return {"people": [{}] * 2, "views": views, "extra": {"age": ages, "language": "x"}}
+
+    metas = [of("a", "b", {"FC1": "20", "FC2": "60"}), of("c", "d", {"FC1": "70", "FC2": "30"})]
+    about = {"row": [0, 0, 1, 1], "recording": ["r", "r", "s", "s"], "participant": ["a", "b", "c", "d"]}
+    found = baselines.metadata(metas, pd.DataFrame(about).assign(start=0.0, end=4.0))
+    assert [20, 60, 70, 30] in found.T.tolist()
+
+
 def test_metadata_tell_the_setting_and_never_the_recording() -> None:
     metas = [meta(2, room="lab", session="s1"), meta(2, room="lab", session="s2"), meta(4, room="ward", session="s3")]
     metas += [meta(4, room="ward", session="s4", trial="3")]
