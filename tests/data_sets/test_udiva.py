@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.data_sets.udiva_streams import spoken
 from data_prep.manifest import read_manifest
 from finetune.added_streams import read_added
 from finetune.labels import read_labels
@@ -39,10 +40,13 @@ def labels(out: Path) -> dict[tuple[str, str], list[float]]:
     return dict(zip(zip(table["recording"], table["participant"], strict=True), traits, strict=True))
 
 
-def test_recording_ids_keep_their_leading_zeros(udiva_root: Path, tmp_path: Path) -> None:
+def test_recording_ids_keep_their_leading_zeros(
+    udiva_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Trap: 002003 read as a number is 2003."""
     rows = manifest(udiva_root, tmp_path, "--labels", str(tmp_path / "labels.csv"))
     assert {row["recording"] for row in rows} == RECORDINGS
+    assert "leading zeros" not in capsys.readouterr().out  # nothing had to be matched by number
     read = read_labels(tmp_path / "labels.csv", "EXTRAVERSION_Z")
     assert set(read["recording"]) == RECORDINGS
     assert set(read["participant"]) == {person for of in SESSIONS.values() for parts in of.values() for person in parts}
@@ -250,7 +254,9 @@ def test_landmarks_of_a_video_are_of_who_is_filmed(streams: Path) -> None:
     assert set(read["055128_talk"]["participant"]) == {"055"}
 
 
-def test_who_speaks_is_read_of_both_and_not_of_the_supervisor(streams: Path) -> None:
+def test_who_speaks_is_read_of_both_and_not_of_the_supervisor(udiva_root: Path, streams: Path) -> None:
+    cues = spoken(udiva_root / "train" / "transcriptions" / "002003" / "002003_talk.srt")
+    assert [who for _, _, who in cues] == ["PART.1", "PART.2", "PART.1", "PART.2"]
     rows = read_added(streams / "streams.yaml").rows["speaking"]
     assert set(rows) == {"002003_talk"}
     rows = rows["002003_talk"]
