@@ -260,7 +260,7 @@ def test_who_speaks_is_read_of_both_and_not_of_the_supervisor(udiva_root: Path, 
     rows = read_added(streams / "streams.yaml").rows["speaking"]
     assert set(rows) == {"002003_talk"}
     rows = rows["002003_talk"]
-    spoken = {
+    speaks = {
         who: set(np.round(rows["times"][(rows["participant"] == who) & (rows["values"][:, 0] == 1)], 1))
         for who in ("003", "002")
     }
@@ -268,8 +268,8 @@ def test_who_speaks_is_read_of_both_and_not_of_the_supervisor(udiva_root: Path, 
         name: {round(k / 10, 1) for k in range(*ends)}
         for name, ends in {"a": (10, 25), "b": (20, 30), "c": (55, 60)}.items()
     }
-    assert spoken["003"] == tenths["a"] | tenths["c"]  # PART.1
-    assert spoken["002"] == tenths["b"] | tenths["c"]
+    assert speaks["003"] == tenths["a"] | tenths["c"]  # PART.1
+    assert speaks["002"] == tenths["b"] | tenths["c"]
     assert rows["times"].min() == 1.0
     assert rows["times"].max() == pytest.approx(5.9)
 
