@@ -25,7 +25,7 @@ from finetune.config import SETTINGS, RunConfig
 from finetune.features import Rows, encode, weights_digest
 from finetune.heads import AttentiveHead, Head
 from finetune.methods import install, remove, small_weights
-from finetune.tasks import Task
+from finetune.tasks import HALF, Task
 from pretrain.clips import Clip
 from pretrain.config import StreamConfig
 from pretrain.encoder import Encoder
@@ -46,6 +46,8 @@ class Tuned:
     """whether it was trained on examples of single persons"""
     window_seconds: float | None = None
     """whether it was trained on windows of so many seconds; empty = on clips"""
+    threshold: float = HALF
+    """of two classes, the probability from which the second is said"""
 
     @torch.inference_mode()
     def predict(self, clips: Sequence[Clip], rows: Rows | None = None) -> np.ndarray:
@@ -92,6 +94,15 @@ def save_tuned(
         "encoder": str(config.encoder.absolute()),
         "encoder_sha256": weights_digest(encoder),
     }
+    _write_about(folder, about)
+
+
+def keep_threshold(folder: Path, threshold: float) -> None:
+    """Lets a tuned model say the second of two classes from a probability on that was chosen on its training part."""
+    _write_about(folder, read_about(folder) | {"threshold": threshold})
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
     temporary = folder / ".config.json.tmp"
     temporary.write_text(json.dumps(about, indent=1))
     temporary.replace(folder / "config.json")
@@ -107,7 +118,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """config.json of a tuned model. Raises UserError."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json: is this the --out of a kinesic finetune run?")
-    about = {"added": {}, "adapted": None} | json.loads((folder / "config.json").read_text())
+    about = {"added": {}, "adapted": None, "threshold": HALF} | json.loads((folder / "config.json").read_text())
     if about["schema"] > SCHEMA:
         raise UserError(f"{folder}: schema {about['schema']} is newer than {SCHEMA}: update kinesic")
     return about
@@ -160,4 +171,5 @@ def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
         tuple(about["streams"]),
         about["people"],
         about["window_seconds"],
+        about["threshold"],
     )

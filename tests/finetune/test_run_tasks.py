@@ -135,6 +135,18 @@ def test_the_clinical_recipe_leaves_participants_out_and_tells_of_each(
     assert participants["brier"]["mean"] == pytest.approx(brier, abs=1e-5)
     assert "Of 12 participants" in (out / "report.md").read_text()
     assert "by resampling participants" in (out / "report.md").read_text()
+    kept = json.loads((out / "config.json").read_text())["threshold"]
+    assert kept != 0.5
+    more = ("--workers", "0", "--pictures", "0")
+    for threshold in (kept, 0.998):  # the second one parts those whom every threshold of training would call patients
+        (out / "config.json").write_text(
+            json.dumps(json.loads((out / "config.json").read_text()) | {"threshold": threshold})
+        )
+        said_of = tmp_path / f"said-{threshold}.csv"
+        assert main([str(word) for word in ("predict", out, square_shards, "--out", said_of, *more)]) == 0
+        table = pd.read_csv(said_of)
+        assert ((table["prediction"] == "patient") == (table["p(patient)"] >= threshold)).all()
+    assert table["p(patient)"].between(max(kept, 0.5), 0.998).any()
 
 
 def test_an_export_of_boris_is_a_label_table(
