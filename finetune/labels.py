@@ -153,9 +153,11 @@ def _close_intervals(labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def infer_task(values: pd.Series) -> TaskName:
-    """Numbers of more than 10 different values are a regression, everything else a classification."""
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return "regression" if numeric and values.nunique() > 10 else "classification"
+    """Numbers with fractions, or of more than 10 different values, are a regression, everything else a classification."""
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return "classification"
+    whole = (values.dropna() == values.dropna().round()).all()
+    return "classification" if whole and values.nunique() <= 10 else "regression"
 
 
 def class_names(values: pd.Series) -> pd.Series:

@@ -113,6 +113,8 @@ def test_what_is_missing_is_named(tmp_path: Path, text: str, target: str, says: 
 def test_task_and_class_names_follow_from_the_values() -> None:
     assert infer_task(pd.Series(np.linspace(0, 1, 30))) == "regression"
     assert infer_task(pd.Series([1, 2, 3] * 10)) == "classification"
+    assert infer_task(pd.Series([1.0, 2.0, None])) == "classification"
+    assert infer_task(pd.Series([1.5, 2.5, 4.0, None])) == "regression"  # nobody counts classes in halves
     assert infer_task(pd.Series(list("abcdefghijklm"))) == "classification"
     assert class_names(pd.Series([1.0, 2.0])).tolist() == ["1", "2"]  # a gap in the column makes whole numbers floats
 
