@@ -178,7 +178,8 @@ class RunConfig:
     layers: int | None = None
     """small weights in so many of the last blocks, the others run without gradients; empty = in all (cross: in half)"""
     task: Literal["classification", "multi-label", "ordinal", "regression"] | None = None
-    """empty = from the target's values: fractions, or more than 10 different numbers, are a regression; ordinal: levels, numbers in order"""
+    """empty = from the target's values: fractions, or more than 10 different numbers, are a regression; ordinal: levels,
+    numbers in order"""
     positive: str | None = None
     """of two classes the one that sensitivity, specificity and auroc are about; empty = the last in order (yes, True, 1)"""
     window_seconds: float | None = None
