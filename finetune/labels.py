@@ -60,14 +60,19 @@ def _of_table(path: Path, table: pd.DataFrame, names: Sequence[str], several: bo
     table = table[table[list(names)].notna().all(axis=1)].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{path}: target {', '.join(map(repr, names))} has no value in any row")
-    labels = pd.DataFrame({"recording": table["recording"].map(_name)})
-    labels["participant"] = table["participant"].map(_name) if "participant" in table else ""
+    labels = pd.DataFrame({"recording": table["recording"].map(name_of)})
+    labels["participant"] = table["participant"].map(name_of) if "participant" in table else ""
     for column in ("start", "end"):
         try:
             values = pd.to_numeric(table[column]) if column in table else pd.Series(np.nan, table.index)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: column {column!r} must hold seconds: {error}") from None
         labels[column] = values.astype(float)
+    if (backwards := labels["end"] < labels["start"]).any():
+        recording, _, start, end = labels.loc[backwards].iloc[0]
+        raise UserError(
+            f"{path}: {backwards.sum()} rows end before they start, the first in {recording!r}: {start:g} to {end:g} s"
+        )
     labels["value"] = _sets(path, table, names) if several else table[names[0]]
     labels = labels.assign(file="", event=several)
     return _close_intervals(labels)
@@ -137,7 +142,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a readable table: {' '.join(str(error).split())}") from None
 
 
-def _name(value: object) -> str:
+def name_of(value: object) -> str:
     """Names are text: 007 stays 007. Empty where there is none."""
     return "" if value is None or value != value else str(value).strip()
 
@@ -145,11 +150,13 @@ def _name(value: object) -> str:
 def _close_intervals(labels: pd.DataFrame) -> pd.DataFrame:
     """Open ends: a row without start holds from the beginning, one without end until the next row (a row a frame)."""
     open_end = labels["end"].isna() & labels["start"].notna()
-    labels = labels.sort_values("start", kind="stable", na_position="first")
-    following = labels.groupby(["recording", "participant"], sort=False)["start"].shift(-1)
+    about = ["recording", "participant", "start"]
+    times = labels.loc[labels["start"].notna(), about].drop_duplicates().sort_values("start")  # of two raters one
+    times["following"] = times.groupby(about[:2], sort=False)["start"].shift(-1)
+    following = labels[about].merge(times, how="left", on=about)["following"].set_axis(labels.index)
     labels["end"] = labels["end"].where(~open_end, following).fillna(np.inf)
     labels["start"] = labels["start"].fillna(-np.inf)
-    return labels.sort_index()
+    return labels
 
 
 def infer_task(values: pd.Series) -> TaskName:
@@ -253,7 +260,8 @@ def _value_over(rows: pd.DataFrame, start: float, end: float, task: TaskName) ->
         occurring = sorted({name for value in values[holds] for name in value.split(SEPARATOR) if name})
         return SEPARATOR.join(occurring) if task == "multi-label" else YES if YES in occurring else NO
     if task == "regression":
-        return float(np.average(values.astype(float), weights=weights))
+        moments = not weights.any()  # they last no time: each counts the same
+        return float(np.average(values.astype(float), weights=None if moments else weights))
     if len(values) == 1:
         return values[0]
     names, which = np.unique(values.astype(str), return_inverse=True)

@@ -168,3 +168,24 @@ def test_levels_are_numbers(tmp_path: Path) -> None:
     labels = read_labels(table(tmp_path, "recording,pain\na,low\n"), "pain")
     with pytest.raises(UserError, match="task ordinal needs numbers; the target holds 'low'"):
         join(labels, clips(("a", 0, 4)), "ordinal", [{}])
+
+
+def test_ratings_of_moments_count_the_same(tmp_path: Path) -> None:
+    """They last no time, so that nothing can be weighted by it."""
+    labels = read_labels(table(tmp_path, "recording,start,end,score\na,1,1,3\na,2,2,6\n"), "score")
+    examples, _ = join(labels, clips(("a", 0, 4)), "regression", [{}])
+    assert examples["value"].tolist() == [4.5]
+
+
+def test_rows_that_begin_together_last_until_the_next_time(tmp_path: Path) -> None:
+    """Two raters of each instant: neither is lost."""
+    labels = read_labels(table(tmp_path, "recording,start,score\na,0,1\na,0,3\na,2,5\na,2,7\nb,1,9\n"), "score")
+    assert labels["end"].tolist() == [2, 2, np.inf, np.inf, np.inf]
+    examples, _ = join(labels, clips(("a", 0, 2), ("a", 2, 4)), "regression", [{}, {}])
+    assert examples["value"].tolist() == [2.0, 6.0]
+
+
+def test_a_row_that_ends_before_it_starts_is_told(tmp_path: Path) -> None:
+    path = table(tmp_path, "recording,start,end,mood\na,0,5,glad\nb,9,2,sad\n")
+    with pytest.raises(UserError, match="1 rows end before they start, the first in 'b': 9 to 2 s"):
+        read_labels(path, "mood")
