@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,10 +221,13 @@ def load_problem(
     index, examples, task, notes = labelled(labels, shards, index, config)
     if config.test_setting is not None:
         examples["setting"] = examples["recording"].map(settings_of(config, index))
+        if unknown := examples["recording"][examples["setting"] == ""].nunique():
+            notes.append(f"{unknown} recordings are left out: nobody said their {config.setting}")
     given = named_split(examples, config)  # before the long part: what is wrong with splits shows at once
     unnamed = given is not None and config.group_by is None and (examples["participant"] == "").any()
     group_by = "recording" if unnamed else config.group_by or "participant"
     groups, warnings = groups_of(examples, group_by)
+    splits = _splits(given, examples, groups, task, config)  # likewise
     if added is not None:
         notes += added.notes(index)
         learnt = np.arange(len(examples)) if given is None else np.concatenate([given.train, given.validation])
@@ -239,6 +243,7 @@ def load_problem(
         kept = np.flatnonzero(rows >= 0)
         examples, groups, rows = examples.iloc[kept].reset_index(drop=True), groups[kept], rows[kept]
         given = named_split(examples, config)
+        splits = _splits(given, examples, groups, task, config)
     problem = Problem(
         shards=shards,
         index=index,
@@ -253,15 +258,30 @@ def load_problem(
         added=added,
         unit="participants" if group_by == "participant" else "recordings",
     )
-    if given is not None:
-        return problem, [[given]] * config.seeds
-    stratify = task.name in {"classification", "ordinal"}
-    splits = [folds(examples, groups, config.folds, seed, stratify) for seed in range(config.seeds)]
-    for split in (split for of_seed in splits for split in of_seed):
-        _check(split, examples, groups)
-    if config.folds != "each" and len(splits[0]) < config.folds:
+    if given is None and config.folds != "each" and len(splits[0]) < config.folds:
         problem.notes.append(f"{len(splits[0])} folds instead of {config.folds}: there are no more groups")
     return problem, splits
+
+
+def _splits(
+    given: Split | None, examples: pd.DataFrame, groups: np.ndarray, task: Task, config: RunConfig
+) -> list[list[Split]]:
+    """The given split or folds, a list a seed. Raises UserError where groups are too few."""
+    if given is not None:
+        found = [[given]] * config.seeds
+    else:
+        stratify = task.name in {"classification", "ordinal"}
+        found = [folds(examples, groups, config.folds, seed, stratify) for seed in range(config.seeds)]
+        for split in itertools.chain(*found):
+            _check(split, examples, groups)
+    needed = 3 if config.threshold == "youden" else 2  # a third of the groups is held out to choose a threshold
+    for split in itertools.chain(*found):
+        if config.method != "linear" and not len(split.validation) and len(np.unique(groups[split.train])) < needed:
+            raise UserError(
+                f"the training part has fewer than {needed} groups (participants or recordings that stay together): nothing "
+                "is left for early stopping; use --method linear"
+            )
+    return found
 
 
 def _check_window(encoder: Encoder, streams: Sequence[str], config: RunConfig) -> None:
