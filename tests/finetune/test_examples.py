@@ -57,6 +57,9 @@ def test_features_go_into_scikit_learn(tmp_path: Path, square_shards: Path, smal
     printed = script("features_into_scikit_learn.py", table, tmp_path / "labels.csv", "kind")
     assert "features: balanced accuracy" in printed
     assert "most frequent class: balanced accuracy 0.500" in printed
+    labels["participant"] = [f"p{k // 4}" for k in range(12)]  # three people, both classes each
+    labels.to_csv(tmp_path / "people.csv", index=False)
+    assert "over 3 folds" in script("features_into_scikit_learn.py", table, tmp_path / "people.csv", "kind")
 
 
 def test_a_sensor_is_read_beside_the_encoder(small_release: Path, square_shards: Path, tmp_path: Path) -> None:
