@@ -8,6 +8,7 @@ examples that come out are what a head is trained on: a clip, or one participant
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,13 @@ def _of_table(path: Path, table: pd.DataFrame, names: Sequence[str], several: bo
     for column, what in (("recording", "column"), *((name, "target") for name in names)):
         if column not in table:
             raise UserError(f"{path}: no {what} {column!r}; {_hint(column, table.columns)}")
-    table = table[table[list(names)].notna().all(axis=1)].reset_index(drop=True)
+    blank = table[list(names)].isna()
+    if some := int((blank.any(axis=1) & ~blank.all(axis=1)).sum()):
+        print(
+            f"{path}: {some} rows have a blank among {', '.join(names)} and are left out; write 0 for no",
+            file=sys.stderr,
+        )
+    table = table[~blank.any(axis=1)].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{path}: target {', '.join(map(repr, names))} has no value in any row")
     labels = pd.DataFrame({"recording": table["recording"].map(name_of)})
@@ -125,15 +132,17 @@ def _hint(name: str, known: Sequence[object] | pd.Index) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV or Parquet file; recording and participant are text. Raises UserError."""
+    """A CSV or Parquet file; recording and participant are text. Semicolons go with decimal commas. Raises UserError."""
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         with path.open(encoding="utf-8-sig") as file:
-            separator = "\t" if "\t" in file.readline() else ","
+            header = file.readline()
+        separator = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
         return pd.read_csv(
             path,
             sep=separator,
+            decimal="," if separator == ";" else ".",
             dtype={"recording": str, "participant": str},
             skipinitialspace=True,
             encoding="utf-8-sig",
@@ -185,8 +194,9 @@ def join(
 
     labels: of read_labels. index: a row a clip (recording, start, end, ...). people: per clip, participant -> person.
     Several rows over one clip: the value that covers most of it (classification, ordinal), the mean weighted by overlap
-    (regression); an event (every label of a multi-label task) holds where it covers half of the clip or half of it lies in the
-    clip. Returns the examples and lines of warning. Examples: row (position in index), person (-1 = the whole clip),
+    (regression), if they cover half of the clip or one lies in it by half; an event (every label of a multi-label task) holds
+    where it covers half of the clip or half of it lies in the clip. Returns the examples and lines of warning. Examples: row
+    (position in index), person (-1 = the whole clip),
     participant, recording, start, end, value. Raises UserError where nothing matches.
     """
     labels = labels.copy()
@@ -248,15 +258,17 @@ def _some(names: set[str] | list[str], what: str) -> str:
 
 
 def _value_over(rows: pd.DataFrame, start: float, end: float, task: TaskName) -> str | float | None:
-    """The label of [start, end), or None where no row overlaps it."""
+    """The label of [start, end); None where rows cover less than half of it and none of them lies in it by half."""
     starts, ends = rows["start"].to_numpy(), rows["end"].to_numpy()
     overlap = np.minimum(ends, end) - np.maximum(starts, start)
     inside = (overlap > 0) | ((starts == ends) & (starts >= start) & (starts < end))
     if not inside.any():
         return None
     values, weights = rows["value"].to_numpy()[inside], overlap[inside]
+    holds = weights >= np.minimum(ends - starts, end - start)[inside] / 2
+    if not rows["event"].iloc[0] and not holds.any() and weights.sum() < (end - start) / 2:
+        return None  # the end of the label of what comes before
     if rows["event"].iloc[0]:
-        holds = weights >= np.minimum(ends - starts, end - start)[inside] / 2
         occurring = sorted({name for value in values[holds] for name in value.split(SEPARATOR) if name})
         return SEPARATOR.join(occurring) if task == "multi-label" else YES if YES in occurring else NO
     if task == "regression":

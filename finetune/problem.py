@@ -45,6 +45,7 @@ class Problem:
     [example, ...] as Task has them. groups: what stays together, int [example]. streams: what the encoder reads. features:
     pooled, of the frozen encoder. unit: what is resampled for an interval. baselines: the same of simpler descriptions, by name.
     steps: of the frozen encoder, once a method needs them. added: streams beside the shards.
+    best_epochs: of every training so far, after which epoch the weights were the best on held-out groups; 0 = before the first.
     """
 
     shards: Path
@@ -60,6 +61,7 @@ class Problem:
     unit: str = "recordings"
     steps: Steps | None = None
     added: AddedStreams | None = None
+    best_epochs: list[int] = field(default_factory=list)
 
     @property
     def units(self) -> np.ndarray:

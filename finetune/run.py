@@ -64,6 +64,12 @@ def run(config: RunConfig) -> int:
     results[config.method] = evaluate(splits, tuning(encoder, problem, config, seconds, looked), of_training)
     costs[config.method] = cost(*trainable(encoder, problem, config), seconds)
     keep(encoder, problem, config, splits[0][0], results[config.method])
+    if unmoved := problem.best_epochs.count(0):
+        problem.notes.append(
+            f"{unmoved} of {len(problem.best_epochs)} trainings of {config.method} kept what they began with: no epoch was "
+            "better on held-out groups"
+        )
+        print(problem.notes[-1])
     table = {name: summary(problem, of_row) for name, of_row in results.items()}
     predictions = write_predictions(config.out / "predictions.csv", config, problem, results[config.method])
     found = record(config, encoder, problem, splits, table, costs, predictions, looked.record())

@@ -49,9 +49,10 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(problem, part, config))
     outputs_of = outputs(encoder, head, problem, config)
     counts = problem.task.weights(problem.targets, problem.targets[part])
-    best, best_loss, since = _copy(weights), _loss(head, problem, held_out, outputs_of, counts), 0
+    best, best_epoch = _copy(weights), 0
+    best_loss = _loss(head, problem, held_out, outputs_of, counts)
     rng = np.random.default_rng(seed)
-    for _ in _track(range(config.training.epochs), f"{config.method}, {split.name}, seed {seed}"):
+    for epoch in _track(range(1, config.training.epochs + 1), f"{config.method}, {split.name}, seed {seed}"):
         for found, rows in outputs_of(rng.permutation(part)):
             loss = problem.task.loss(found, *_targets(head, problem, rows, counts))
             optimizer.zero_grad()
@@ -65,11 +66,11 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
             problem.notes.append(f"{about}: the loss was no longer finite; weights of before stand: lower training.lr")
             print(problem.notes[-1], file=sys.stderr)
             break
-        since += 1
         if held_out_loss < best_loss:
-            best, best_loss, since = _copy(weights), held_out_loss, 0
-        if since == config.training.patience:
+            best, best_loss, best_epoch = _copy(weights), held_out_loss, epoch
+        if epoch - best_epoch == config.training.patience:
             break
+    problem.best_epochs.append(best_epoch)
     with torch.no_grad():
         for weight, value in zip(weights, best, strict=True):
             weight.copy_(value)

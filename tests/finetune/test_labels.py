@@ -189,3 +189,33 @@ def test_a_row_that_ends_before_it_starts_is_told(tmp_path: Path) -> None:
     path = table(tmp_path, "recording,start,end,mood\na,0,5,glad\nb,9,2,sad\n")
     with pytest.raises(UserError, match="1 rows end before they start, the first in 'b': 9 to 2 s"):
         read_labels(path, "mood")
+
+
+@pytest.mark.parametrize("target", ["mood", "level"])
+def test_a_label_that_ends_just_after_a_clip_begins_is_not_the_clips(tmp_path: Path, target: str) -> None:
+    """Clocks are rounded; what covers half of a clip, or lies in it by half, is about it."""
+    rows = ["recording,start,end,mood,level", "a,0,10.004,calm,1.5", "a,25,29,tense,2.5", "a,35,60,tense,3.5"]
+    labels = read_labels(table(tmp_path, "\n".join(rows)), target)
+    index = clips(*(("a", 10.0 * k, 10.0 * k + 10) for k in range(5)))
+    examples, _ = join(labels, index, infer_task(labels["value"]), [{}] * 5)
+    assert examples["start"].tolist() == [0, 20, 30, 40]
+    assert (
+        examples["value"].astype(str).tolist()
+        == {
+            "mood": ["calm", "tense", "tense", "tense"],
+            "level": ["1.5", "2.5", "3.5", "3.5"],
+        }[target]
+    )
+
+
+def test_a_table_out_of_a_european_spreadsheet_is_read(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "recording;start;end;warmth\n007;0;2,5;3,5\n007;2,5;5;4,0\n"), "warmth")
+    assert labels["recording"].tolist() == ["007", "007"]
+    assert labels["end"].tolist() == [2.5, 5]
+    assert labels["value"].tolist() == [3.5, 4.0]
+
+
+def test_blanks_among_several_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = read_labels(table(tmp_path, "recording,laughs,nods\na,1,0\nb,1,\nc,,\nd,0,1\n"), "laughs,nods")
+    assert labels["recording"].tolist() == ["a", "d"]
+    assert "1 rows have a blank among laughs, nods" in capsys.readouterr().err

@@ -167,6 +167,28 @@ def test_an_export_of_boris_is_a_label_table(
     assert row["accuracy"]["mean"] > 0.9
 
 
+def test_a_training_that_got_nowhere_is_told(
+    small_release: Path, square_shards: Path, everything: pd.DataFrame, tmp_path: Path
+) -> None:
+    """A rate at which no float32 moves: what is reported as an adapter is the linear probe."""
+    more = (
+        "--folds",
+        "2",
+        "--baselines",
+        "false",
+        "--method",
+        "adapter",
+        "--training.lr",
+        "1e-30",
+        "--training.epochs",
+        "1",
+    )
+    some = everything[everything["recording"].isin([f"r{k}" for k in range(4)])]
+    assert run(small_release, square_shards, some, "moves", tmp_path / "out", *more, "--streams", "[pose]") == 0
+    told = "3 of 3 trainings of adapter kept what they began with"  # of two folds, and on everything
+    assert told in (tmp_path / "out" / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("target", "more", "says"),
     [
