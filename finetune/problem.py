@@ -229,9 +229,18 @@ def load_problem(
     unnamed = given is not None and config.group_by is None and (examples["participant"] == "").any()
     group_by = "recording" if unnamed else config.group_by or "participant"
     groups, warnings = groups_of(examples, group_by)
+    if unnamed and len(nameless := examples[examples["participant"] == ""]) < len(examples):
+        warnings.append(
+            f"{len(nameless)} of {len(examples)} examples name no participant: recordings are kept together and resampled instead, "
+            "which takes one person's recordings for several people's"
+        )
     splits = _splits(given, examples, groups, task, config)  # likewise
     if added is not None:
         notes += added.notes(index)
+        if given is None:
+            notes.append(
+                "mean and deviation of the added streams are those of all recordings, the tested ones included"
+            )
         learnt = np.arange(len(examples)) if given is None else np.concatenate([given.train, given.validation])
         fit_statistics(encoder, added, set(examples["recording"].iloc[learnt]))
     table = features(encoder, shards, index, parts_of(examples), config, streams, added)
