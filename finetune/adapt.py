@@ -39,7 +39,10 @@ ALONE, WARMUP = 3, 10  # one step of so many: a new decoder learns alone; the ra
 STATISTICS_CLIPS = 64  # from which mean and deviation of streams are measured that a release did not bring along
 DECODER_LR = 1e-3  # of a new decoder: pretraining's
 BETAS = (0.9, 0.95)  # AdamW's, as in pretraining
-FIXED = ("encoder", "decoder", "splits", "streams", "adapter", "mask", "steps", "batch", "lr", "weight_decay", "seed")
+FIXED = (
+    *("encoder", "data", "decoder", "splits", "streams", "adapter", "mask"),
+    *("steps", "batch", "lr", "weight_decay", "seed"),
+)
 
 
 def adapt(config: AdaptConfig) -> int:
@@ -66,10 +69,7 @@ def adapt(config: AdaptConfig) -> int:
             "clips": len(clips),
             "clips_sha256": clips.digest(),
         }
-        count, backbone = sum(w.numel() for w in small), sum(w.numel() for w in encoder.trunk.parameters())
-        print(
-            f"{len(clips)} clips; adapters: {count:,} weights, {100 * count / (backbone - count):.2f} % of the backbone"
-        )
+        print(f"{len(clips)} clips; adapters: {told(encoder)}")
         write_run_record(config.out, config, config.seed)
         run = Adaptation(config, model, small, clips, plain(about), fresh)
         if not run.train(lambda: stop.received):
@@ -80,6 +80,13 @@ def adapt(config: AdaptConfig) -> int:
         (config.out / CHECKPOINT).unlink()
     print(f"{config.out}: give it to --adapted, beside --encoder {config.encoder}")
     return 0
+
+
+def told(encoder: Encoder) -> str:
+    """How many weights the adapters have, and their share of the backbone: without the gated branch, as methods.count has it."""
+    own = [w.numel() for n, w in encoder.trunk.named_parameters() if ".reading." not in n and ".adapted." not in n]
+    count = sum(weight.numel() for weight in adapters(encoder).values())
+    return f"{count:,} weights, {100 * count / sum(own):.2f} % of the backbone"
 
 
 def _finished(config: AdaptConfig, digest: str) -> bool:
@@ -95,7 +102,7 @@ def _finished(config: AdaptConfig, digest: str) -> bool:
 def _check_same(place: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises UserError, naming the first setting in which a run that is there differs from the one that is asked for."""
     for name, value in wanted.items():
-        if saved.get(name) != value:
+        if saved.get(name, value) != value:
             raise UserError(f"{place}: made with {name} {saved.get(name)}, you ask for {value}: take another --out")
 
 

@@ -96,6 +96,8 @@ class FullConfig:
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"full.layer_decay: {self.layer_decay} is not in (0, 1]")
+        if self.lr <= 0:
+            raise ValueError(f"full.lr: {self.lr} is not greater than 0")
 
 
 Method = Literal["linear", "attentive", "adapter", "prompt", "prefix", "cross", "lora", "full"]
@@ -150,6 +152,8 @@ class TrainingConfig:
             raise ValueError("training.epochs and training.patience must be 1 or more")
         if not 0 < self.validation < 1:
             raise ValueError(f"training.validation: {self.validation} is not between 0 and 1")
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise ValueError("training.lr must be greater than 0, training.weight_decay 0 or more")
 
 
 @dataclass
@@ -178,7 +182,8 @@ class RunConfig:
     layers: int | None = None
     """small weights in so many of the last blocks, the others run without gradients; empty = in all (cross: in half)"""
     task: Literal["classification", "multi-label", "ordinal", "regression"] | None = None
-    """empty = from the target's values: more than 10 different numbers are a regression; ordinal: levels, numbers in order"""
+    """empty = from the target's values: fractions, or more than 10 different numbers, are a regression; ordinal: levels,
+    numbers in order"""
     positive: str | None = None
     """of two classes the one that sensitivity, specificity and auroc are about; empty = the last in order (yes, True, 1)"""
     window_seconds: float | None = None
@@ -235,8 +240,8 @@ class RunConfig:
             raise ValueError(f"folds: {self.folds} is less than 2")
         if self.window_seconds is not None and self.window_seconds <= 0:
             raise ValueError(f"window_seconds: {self.window_seconds} is not more than 0")
-        if self.seeds < 1 or self.batch_size < 1:
-            raise ValueError("seeds and batch_size must be 1 or more")
+        if self.seeds < 1 or self.batch_size < 1 or self.workers < 0:
+            raise ValueError("seeds and batch_size must be 1 or more, workers 0 or more")
         if self.train_setting is not None and self.test_setting in {None, self.train_setting}:
             raise ValueError("train_setting: give test_setting, another one, as well")
         shallow = self.method == "prompt" and self.prompt.depth == "shallow"
@@ -401,6 +406,8 @@ class AdaptConfig:
         for name in ("steps", "batch", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+        if self.lr <= 0 or self.weight_decay < 0 or self.workers < 0:
+            raise ValueError("lr must be greater than 0, weight_decay and workers 0 or more")
         if self.adapter.temporal:
             raise ValueError("adapter.temporal: for labels alone; these adapters read one token at a time")
         if self.mask is not None and self.mask.target == "teacher":

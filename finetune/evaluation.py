@@ -140,7 +140,11 @@ def figures(
     table: dict[str, Any] = {"examples": len(targets)}
     for metric in by_seed[0]:
         of_seeds = [seed[metric] for seed in by_seed]
-        spread = {"mean": float(np.mean(of_seeds)), "std": float(np.std(of_seeds)), "seeds": of_seeds}
+        spread = {
+            "mean": float(np.mean(of_seeds)),
+            "std": float(np.std(of_seeds, ddof=len(of_seeds) > 1)),
+            "seeds": of_seeds,
+        }
         spread |= {"interval": intervals[metric]} if metric in intervals else {}
         table[metric] = spread if np.isfinite(of_seeds).all() else None
     return table | {"interval": intervals[task.main_metric]} | task.details(targets, values)

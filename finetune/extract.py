@@ -77,7 +77,8 @@ def write_table(
     """
     prepared = config.out.with_name(f"{config.out.name}.shards")
     shards, index = open_shards(config.video, encoder_folder, encoder, prepared, {*streams, *beside})
-    failures = left_out(shards) if shards == prepared else []
+    made = shards != config.video  # else they were given, and stay
+    failures = left_out(shards) if made else []
     for note in [] if added is None else added.notes(index):
         print(note)
     parts = Parts(config.out, shards, index, streams, rows_of, schema, config.batch_size, config.workers, added)
@@ -86,8 +87,9 @@ def write_table(
     if look is not None:
         look(parts)
     parts.remove()
-    shutil.rmtree(prepared, ignore_errors=True)
-    prepared.with_name(f"{prepared.name}.manifest.csv").unlink(missing_ok=True)
+    if made:
+        shutil.rmtree(prepared, ignore_errors=True)
+        prepared.with_name(f"{prepared.name}.manifest.csv").unlink(missing_ok=True)
     print(f"{config.out}: {rows} rows from {read} clips of {index['recording'].nunique()} recordings")
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)

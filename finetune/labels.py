@@ -8,6 +8,7 @@ examples that come out are what a head is trained on: a clip, or one participant
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,28 @@ def _of_table(path: Path, table: pd.DataFrame, names: Sequence[str], several: bo
     for column, what in (("recording", "column"), *((name, "target") for name in names)):
         if column not in table:
             raise UserError(f"{path}: no {what} {column!r}; {_hint(column, table.columns)}")
-    table = table[table[list(names)].notna().all(axis=1)].reset_index(drop=True)
+    blank = table[list(names)].isna()
+    if some := int((blank.any(axis=1) & ~blank.all(axis=1)).sum()):
+        print(
+            f"{path}: {some} rows have a blank among {', '.join(names)} and are left out; write 0 for no",
+            file=sys.stderr,
+        )
+    table = table[~blank.any(axis=1)].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{path}: target {', '.join(map(repr, names))} has no value in any row")
-    labels = pd.DataFrame({"recording": table["recording"].map(_name)})
-    labels["participant"] = table["participant"].map(_name) if "participant" in table else ""
+    labels = pd.DataFrame({"recording": table["recording"].map(name_of)})
+    labels["participant"] = table["participant"].map(name_of) if "participant" in table else ""
     for column in ("start", "end"):
         try:
             values = pd.to_numeric(table[column]) if column in table else pd.Series(np.nan, table.index)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}: column {column!r} must hold seconds: {error}") from None
         labels[column] = values.astype(float)
+    if (backwards := labels["end"] < labels["start"]).any():
+        recording, _, start, end = labels.loc[backwards].iloc[0]
+        raise UserError(
+            f"{path}: {backwards.sum()} rows end before they start, the first in {recording!r}: {start:g} to {end:g} s"
+        )
     labels["value"] = _sets(path, table, names) if several else table[names[0]]
     labels = labels.assign(file="", event=several)
     return _close_intervals(labels)
@@ -120,15 +132,17 @@ def _hint(name: str, known: Sequence[object] | pd.Index) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV or Parquet file; recording and participant are text. Raises UserError."""
+    """A CSV or Parquet file; recording and participant are text. Semicolons go with decimal commas. Raises UserError."""
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         with path.open(encoding="utf-8-sig") as file:
-            separator = "\t" if "\t" in file.readline() else ","
+            header = file.readline()
+        separator = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
         return pd.read_csv(
             path,
             sep=separator,
+            decimal="," if separator == ";" else ".",
             dtype={"recording": str, "participant": str},
             skipinitialspace=True,
             encoding="utf-8-sig",
@@ -137,7 +151,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a readable table: {' '.join(str(error).split())}") from None
 
 
-def _name(value: object) -> str:
+def name_of(value: object) -> str:
     """Names are text: 007 stays 007. Empty where there is none."""
     return "" if value is None or value != value else str(value).strip()
 
@@ -145,17 +159,21 @@ def _name(value: object) -> str:
 def _close_intervals(labels: pd.DataFrame) -> pd.DataFrame:
     """Open ends: a row without start holds from the beginning, one without end until the next row (a row a frame)."""
     open_end = labels["end"].isna() & labels["start"].notna()
-    labels = labels.sort_values("start", kind="stable", na_position="first")
-    following = labels.groupby(["recording", "participant"], sort=False)["start"].shift(-1)
+    about = ["recording", "participant", "start"]
+    times = labels.loc[labels["start"].notna(), about].drop_duplicates().sort_values("start")  # of two raters one
+    times["following"] = times.groupby(about[:2], sort=False)["start"].shift(-1)
+    following = labels[about].merge(times, how="left", on=about)["following"].set_axis(labels.index)
     labels["end"] = labels["end"].where(~open_end, following).fillna(np.inf)
     labels["start"] = labels["start"].fillna(-np.inf)
-    return labels.sort_index()
+    return labels
 
 
 def infer_task(values: pd.Series) -> TaskName:
-    """Numbers of more than 10 different values are a regression, everything else a classification."""
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return "regression" if numeric and values.nunique() > 10 else "classification"
+    """Numbers with fractions, or of more than 10 different values, are a regression, everything else a classification."""
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return "classification"
+    whole = (values.dropna() == values.dropna().round()).all()
+    return "classification" if whole and values.nunique() <= 10 else "regression"
 
 
 def class_names(values: pd.Series) -> pd.Series:
@@ -176,8 +194,9 @@ def join(
 
     labels: of read_labels. index: a row a clip (recording, start, end, ...). people: per clip, participant -> person.
     Several rows over one clip: the value that covers most of it (classification, ordinal), the mean weighted by overlap
-    (regression); an event (every label of a multi-label task) holds where it covers half of the clip or half of it lies in the
-    clip. Returns the examples and lines of warning. Examples: row (position in index), person (-1 = the whole clip),
+    (regression), if they cover half of the clip or one lies in it by half; an event (every label of a multi-label task) holds
+    where it covers half of the clip or half of it lies in the clip. Returns the examples and lines of warning. Examples: row
+    (position in index), person (-1 = the whole clip),
     participant, recording, start, end, value. Raises UserError where nothing matches.
     """
     labels = labels.copy()
@@ -239,19 +258,22 @@ def _some(names: set[str] | list[str], what: str) -> str:
 
 
 def _value_over(rows: pd.DataFrame, start: float, end: float, task: TaskName) -> str | float | None:
-    """The label of [start, end), or None where no row overlaps it."""
+    """The label of [start, end); None where rows cover less than half of it and none of them lies in it by half."""
     starts, ends = rows["start"].to_numpy(), rows["end"].to_numpy()
     overlap = np.minimum(ends, end) - np.maximum(starts, start)
     inside = (overlap > 0) | ((starts == ends) & (starts >= start) & (starts < end))
     if not inside.any():
         return None
     values, weights = rows["value"].to_numpy()[inside], overlap[inside]
+    holds = weights >= np.minimum(ends - starts, end - start)[inside] / 2
+    if not rows["event"].iloc[0] and not holds.any() and weights.sum() < (end - start) / 2:
+        return None  # the end of the label of what comes before
     if rows["event"].iloc[0]:
-        holds = weights >= np.minimum(ends - starts, end - start)[inside] / 2
         occurring = sorted({name for value in values[holds] for name in value.split(SEPARATOR) if name})
         return SEPARATOR.join(occurring) if task == "multi-label" else YES if YES in occurring else NO
     if task == "regression":
-        return float(np.average(values.astype(float), weights=weights))
+        moments = not weights.any()  # they last no time: each counts the same
+        return float(np.average(values.astype(float), weights=None if moments else weights))
     if len(values) == 1:
         return values[0]
     names, which = np.unique(values.astype(str), return_inverse=True)

@@ -133,6 +133,9 @@ def weighted_ccc(targets: np.ndarray, predictions: np.ndarray) -> Weighted:
     """The concordance correlation. Of numbers of levels it is the quadratic weighted kappa (both are 1 - E(t-p)^2 over what
     that would be if t and p were independent)."""
     x, y = targets - targets.mean(), predictions - targets.mean()  # squares of small numbers lose less
+    nothing = (
+        1e-12 * max(np.abs(x).max(initial=0), np.abs(y).max(initial=0)) ** 2
+    )  # what rounding leaves of a constant, in any unit
 
     def of(weights: np.ndarray) -> np.ndarray:
         total = weights.sum(-1)
@@ -140,7 +143,7 @@ def weighted_ccc(targets: np.ndarray, predictions: np.ndarray) -> Weighted:
         covariance = weights @ (x * y) / total - mean_x * mean_y
         variances = weights @ (x * x + y * y) / total - mean_x**2 - mean_y**2
         spread = variances + (mean_x - mean_y) ** 2
-        return np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 1e-12)
+        return np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > nothing)
 
     return of
 

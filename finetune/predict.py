@@ -81,7 +81,7 @@ def prediction_rows(tuned: Tuned, clips: Sequence[Clip]) -> pd.DataFrame:
         "end": np.minimum(start + rows.end, end).round(6),
         "person": whole_or_empty(rows.person),
         "participant": [names[c].get(p) for c, p in zip(rows.clip, rows.person, strict=True)],
-        "prediction": tuned.task.said(tuned.task.decide(values)),
+        "prediction": tuned.task.said(tuned.task.decide(values, tuned.threshold)),
     }
     return pd.DataFrame(found | {f"p({name})": values[:, k] for k, name in enumerate(tuned.task.classes)})
 

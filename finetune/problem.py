@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class Problem:
     [example, ...] as Task has them. groups: what stays together, int [example]. streams: what the encoder reads. features:
     pooled, of the frozen encoder. unit: what is resampled for an interval. baselines: the same of simpler descriptions, by name.
     steps: of the frozen encoder, once a method needs them. added: streams beside the shards.
+    best_epochs: of every training so far, after which epoch the weights were the best on held-out groups; 0 = before the first.
     """
 
     shards: Path
@@ -59,6 +61,7 @@ class Problem:
     unit: str = "recordings"
     steps: Steps | None = None
     added: AddedStreams | None = None
+    best_epochs: list[int] = field(default_factory=list)
 
     @property
     def units(self) -> np.ndarray:
@@ -220,12 +223,24 @@ def load_problem(
     index, examples, task, notes = labelled(labels, shards, index, config)
     if config.test_setting is not None:
         examples["setting"] = examples["recording"].map(settings_of(config, index))
+        if unknown := examples["recording"][examples["setting"] == ""].nunique():
+            notes.append(f"{unknown} recordings are left out: nobody said their {config.setting}")
     given = named_split(examples, config)  # before the long part: what is wrong with splits shows at once
     unnamed = given is not None and config.group_by is None and (examples["participant"] == "").any()
     group_by = "recording" if unnamed else config.group_by or "participant"
     groups, warnings = groups_of(examples, group_by)
+    if unnamed and len(nameless := examples[examples["participant"] == ""]) < len(examples):
+        warnings.append(
+            f"{len(nameless)} of {len(examples)} examples name no participant: recordings are kept together and resampled instead, "
+            "which takes one person's recordings for several people's"
+        )
+    splits = _splits(given, examples, groups, task, config)  # likewise
     if added is not None:
         notes += added.notes(index)
+        if given is None:
+            notes.append(
+                "mean and deviation of the added streams are those of all recordings, the tested ones included"
+            )
         learnt = np.arange(len(examples)) if given is None else np.concatenate([given.train, given.validation])
         fit_statistics(encoder, added, set(examples["recording"].iloc[learnt]))
     table = features(encoder, shards, index, parts_of(examples), config, streams, added)
@@ -239,6 +254,7 @@ def load_problem(
         kept = np.flatnonzero(rows >= 0)
         examples, groups, rows = examples.iloc[kept].reset_index(drop=True), groups[kept], rows[kept]
         given = named_split(examples, config)
+        splits = _splits(given, examples, groups, task, config)
     problem = Problem(
         shards=shards,
         index=index,
@@ -253,15 +269,30 @@ def load_problem(
         added=added,
         unit="participants" if group_by == "participant" else "recordings",
     )
-    if given is not None:
-        return problem, [[given]] * config.seeds
-    stratify = task.name in {"classification", "ordinal"}
-    splits = [folds(examples, groups, config.folds, seed, stratify) for seed in range(config.seeds)]
-    for split in (split for of_seed in splits for split in of_seed):
-        _check(split, examples, groups)
-    if config.folds != "each" and len(splits[0]) < config.folds:
+    if given is None and config.folds != "each" and len(splits[0]) < config.folds:
         problem.notes.append(f"{len(splits[0])} folds instead of {config.folds}: there are no more groups")
     return problem, splits
+
+
+def _splits(
+    given: Split | None, examples: pd.DataFrame, groups: np.ndarray, task: Task, config: RunConfig
+) -> list[list[Split]]:
+    """The given split or folds, a list a seed. Raises UserError where groups are too few."""
+    if given is not None:
+        found = [[given]] * config.seeds
+    else:
+        stratify = task.name in {"classification", "ordinal"}
+        found = [folds(examples, groups, config.folds, seed, stratify) for seed in range(config.seeds)]
+        for split in itertools.chain(*found):
+            _check(split, examples, groups)
+    needed = 3 if config.threshold == "youden" else 2  # a third of the groups is held out to choose a threshold
+    for split in itertools.chain(*found):
+        if config.method != "linear" and not len(split.validation) and len(np.unique(groups[split.train])) < needed:
+            raise UserError(
+                f"the training part has fewer than {needed} groups (participants or recordings that stay together): nothing "
+                "is left for early stopping; use --method linear"
+            )
+    return found
 
 
 def _check_window(encoder: Encoder, streams: Sequence[str], config: RunConfig) -> None:

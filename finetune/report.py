@@ -94,7 +94,8 @@ def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) ->
     lines = [
         f"# {config.target}: {problem.task.name} with method {config.method}",
         "",
-        f"Encoder `{config.encoder}` (frozen), streams {', '.join(problem.streams)}; data `{config.data}`; "
+        f"Encoder `{config.encoder}` ({'tuned' if config.method == 'full' else 'frozen'}), streams "
+        f"{', '.join(problem.streams)}; data `{config.data}`; "
         f"labels `{config.labels}`. {config.seeds} seeds.",
         "",
         f"{trained[0].upper()}{trained[1:]}.",

@@ -36,7 +36,8 @@ def log(config: RunConfig, record: dict[str, Any]) -> None:
     try:
         _log(config, record, config.tracking_uri)
     except Exception as error:
-        print(f"MLflow failed ({str(error).splitlines()[0]}); {config.out} has everything", file=sys.stderr)
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"MLflow failed ({said}); {config.out} has everything", file=sys.stderr)
 
 
 def _log(config: RunConfig, record: dict[str, Any], uri: str) -> None:

@@ -17,7 +17,7 @@ from finetune.added_streams import add, read_added
 from finetune.baselines import NAMES
 from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
-from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
+from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary, youden
 from finetune.features import Features, of_one
 from finetune.labels import SCENE, read_labels
 from finetune.methods import linear
@@ -28,7 +28,8 @@ from finetune.report_occlusion import Evidence, evidence
 from finetune.report_record import cost, record
 from finetune.settings import splits_told
 from finetune.splits import Split, groups_of
-from finetune.tuned import save_tuned
+from finetune.tasks import HALF
+from finetune.tuned import keep_threshold, save_tuned
 from pretrain.encoder import Encoder
 
 
@@ -62,10 +63,13 @@ def run(config: RunConfig) -> int:
     looked = evidence(problem, splits[0])
     results[config.method] = evaluate(splits, tuning(encoder, problem, config, seconds, looked), of_training)
     costs[config.method] = cost(*trainable(encoder, problem, config), seconds)
-    if splits[0][0].name != "given":  # the folds were for the figures; what is kept has seen everything
-        nothing = np.empty(0, dtype=np.int64)
-        everything = Split("all", np.arange(len(problem.examples)), nothing, {})
-        tuning(encoder, problem, config)(everything, 0, nothing)
+    keep(encoder, problem, config, splits[0][0], results[config.method])
+    if unmoved := problem.best_epochs.count(0):
+        problem.notes.append(
+            f"{unmoved} of {len(problem.best_epochs)} trainings of {config.method} kept what they began with: no epoch was "
+            "better on held-out groups"
+        )
+        print(problem.notes[-1])
     table = {name: summary(problem, of_row) for name, of_row in results.items()}
     predictions = write_predictions(config.out / "predictions.csv", config, problem, results[config.method])
     write_baselines(config.out, config, problem, results)
@@ -150,6 +154,25 @@ def tuning(
         return predicted
 
     return fit_predict
+
+
+def keep(encoder: Encoder, problem: Problem, config: RunConfig, first: Split, found: dict[str, Predictions]) -> None:
+    """Where folds were for the figures, trains what is kept on everything; and lets what is kept know its threshold.
+
+    first: the first seed's first split, whose weights are saved already where it is the given one.
+    """
+    chosen = config.threshold == "youden"
+    if first.name == "given":
+        limit = next(iter(found.values())).thresholds
+        threshold = float(np.ravel(limit)[0])
+    else:
+        nothing = np.empty(0, dtype=np.int64)
+        everything = Split("all", np.arange(len(problem.examples)), nothing, {})
+        fit_predict = tuning(encoder, problem, config)
+        threshold = youden(problem, everything, 0, fit_predict) if chosen else HALF
+        fit_predict(everything, 0, nothing)
+    if chosen:
+        keep_threshold(config.out, threshold)
 
 
 def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> tuple[int, int, int]:

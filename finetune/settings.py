@@ -14,7 +14,7 @@ import pandas as pd
 from configs import UserError
 from finetune.annotations import read_annotations
 from finetune.config import RunConfig
-from finetune.labels import read_table
+from finetune.labels import name_of, read_table
 from finetune.splits import Split, check_overlap, given_split
 
 
@@ -63,8 +63,9 @@ def settings_of(config: RunConfig, index: pd.DataFrame) -> dict[str, str]:
         None if config.labels.suffix != ".parquet" and read_annotations(config.labels) else read_table(config.labels)
     )
     if table is not None and config.setting in table:
-        given = table[table[config.setting].notna()].groupby("recording")[config.setting].unique()
-        found = {str(recording): {str(value) for value in values} for recording, values in given.items()}
+        given = table[table[config.setting].notna()]
+        given = given.groupby(given["recording"].map(name_of))[config.setting].unique()
+        found = {str(recording): {str(value).strip() for value in values} for recording, values in given.items()}
     else:
         found = _of_manifest(config, index)
     for recording, values in found.items():

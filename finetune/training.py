@@ -7,6 +7,7 @@ alone: the encoder runs once, and what its tokens hold is kept (steps.py).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
@@ -48,9 +49,10 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(problem, part, config))
     outputs_of = outputs(encoder, head, problem, config)
     counts = problem.task.weights(problem.targets, problem.targets[part])
-    best, best_loss, since = _copy(weights), _loss(head, problem, held_out, outputs_of, counts), 0
+    best, best_epoch = _copy(weights), 0
+    best_loss = _loss(head, problem, held_out, outputs_of, counts)
     rng = np.random.default_rng(seed)
-    for _ in _track(range(config.training.epochs), f"{config.method}, {split.name}, seed {seed}"):
+    for epoch in _track(range(1, config.training.epochs + 1), f"{config.method}, {split.name}, seed {seed}"):
         for found, rows in outputs_of(rng.permutation(part)):
             loss = problem.task.loss(found, *_targets(head, problem, rows, counts))
             optimizer.zero_grad()
@@ -59,11 +61,16 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
             optimizer.step()
             scheduler.step()
         held_out_loss = _loss(head, problem, held_out, outputs_of, counts)
-        since += 1
-        if held_out_loss < best_loss:
-            best, best_loss, since = _copy(weights), held_out_loss, 0
-        if since == config.training.patience:
+        if not np.isfinite(held_out_loss):
+            about = f"{config.method}, {split.name}, seed {seed}"
+            problem.notes.append(f"{about}: the loss was no longer finite; weights of before stand: lower training.lr")
+            print(problem.notes[-1], file=sys.stderr)
             break
+        if held_out_loss < best_loss:
+            best, best_loss, best_epoch = _copy(weights), held_out_loss, epoch
+        if epoch - best_epoch == config.training.patience:
+            break
+    problem.best_epochs.append(best_epoch)
     with torch.no_grad():
         for weight, value in zip(weights, best, strict=True):
             weight.copy_(value)
@@ -102,7 +109,9 @@ def outputs(encoder: Encoder, head: Head, problem: Problem, config: RunConfig) -
 
         def of_kept(rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
             of_clip = _by_clip(problem, rows)
-            for clips in np.split(np.array(list(of_clip)), range(config.batch_size, len(of_clip), config.batch_size)):
+            everything = np.array(list(of_clip), np.int64)
+            for first in range(0, len(everything), config.batch_size):
+                clips = everything[first : first + config.batch_size]
                 which, of_rows = _rows(problem, [of_clip[row] for row in clips])
                 some = steps.of_clips(torch.from_numpy(clips))
                 yield head.of_steps(some.to(encoder.device), of_rows), which

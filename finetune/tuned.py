@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from finetune.config import SETTINGS, RunConfig
 from finetune.features import Rows, encode, weights_digest
 from finetune.heads import AttentiveHead, Head
 from finetune.methods import install, remove, small_weights
-from finetune.tasks import Task
+from finetune.tasks import HALF, Task
 from pretrain.clips import Clip
 from pretrain.config import StreamConfig
 from pretrain.encoder import Encoder
@@ -46,6 +47,8 @@ class Tuned:
     """whether it was trained on examples of single persons"""
     window_seconds: float | None = None
     """whether it was trained on windows of so many seconds; empty = on clips"""
+    threshold: float = HALF
+    """of two classes, the probability from which the second is said"""
 
     @torch.inference_mode()
     def predict(self, clips: Sequence[Clip], rows: Rows | None = None) -> np.ndarray:
@@ -67,6 +70,7 @@ def save_tuned(
 
     people: as in Tuned."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)  # what a kill leaves behind must not pass for a model of before
     _write(folder / "head.safetensors", head.state_dict())
     (folder / "adapter.safetensors").unlink(missing_ok=True)
     if trained := small_weights(encoder):
@@ -92,6 +96,15 @@ def save_tuned(
         "encoder": str(config.encoder.absolute()),
         "encoder_sha256": weights_digest(encoder),
     }
+    _write_about(folder, about)
+
+
+def keep_threshold(folder: Path, threshold: float) -> None:
+    """Lets a tuned model say the second of two classes from a probability on that was chosen on its training part."""
+    _write_about(folder, read_about(folder) | {"threshold": threshold})
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
     temporary = folder / ".config.json.tmp"
     temporary.write_text(json.dumps(about, indent=1))
     temporary.replace(folder / "config.json")
@@ -103,13 +116,28 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     temporary.replace(path)
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """config.json of a tuned model. Raises UserError."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json: is this the --out of a kinesic finetune run?")
-    about = {"added": {}, "adapted": None} | json.loads((folder / "config.json").read_text())
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'}: not readable as JSON ({error})") from None
+    if not isinstance(saved, dict) or "schema" not in saved:
+        raise UserError(f"{folder / 'config.json'}: tells of no model: is this the --out of a kinesic finetune run?")
+    about: dict[str, Any] = {"added": {}, "adapted": None, "threshold": HALF, **saved}
     if about["schema"] > SCHEMA:
         raise UserError(f"{folder}: schema {about['schema']} is newer than {SCHEMA}: update kinesic")
+    if not {"method", "target", "task", "encoder_sha256"} <= set(about):
+        raise UserError(f"{folder / 'config.json'}: tells of no model: is this the --out of a kinesic finetune run?")
     return about
 
 
@@ -118,7 +146,7 @@ def _add_streams(folder: Path, encoder: Encoder, about: dict[str, Any]) -> None:
     if not about["added"]:
         return
     add(encoder, {name: StreamConfig(**stream) for name, stream in about["added"].items()})
-    missing, unexpected = encoder.load_state_dict(load_file(folder / "streams.safetensors"), strict=False)
+    missing, unexpected = encoder.load_state_dict(_read(folder / "streams.safetensors"), strict=False)
     if unexpected or any(name.endswith((".mean", ".std")) for name in set(missing) & set(stream_state(encoder))):
         raise UserError(f"{folder / 'streams.safetensors'}: does not hold the streams that config.json describes")
     for tokenizer in tokenizers(encoder).values():
@@ -142,12 +170,12 @@ def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
     settings = SETTINGS[method](**about[method]) if method in SETTINGS else None
     install(encoder, settings, about.get("layers"), seed=0)
     if settings is not None:
-        saved = load_file(folder / "adapter.safetensors")
+        saved = _read(folder / "adapter.safetensors")
         missing, unexpected = encoder.load_state_dict(saved, strict=False)
         if unexpected or set(missing) & set(small_weights(encoder)):
             raise UserError(f"{folder / 'adapter.safetensors'}: does not hold the weights that config.json describes")
     task = Task(about["task"], tuple(about["classes"]))
-    weights = load_file(folder / "head.safetensors")
+    weights = _read(folder / "head.safetensors")
     features = weights["mean"].shape[0]
     attends = "query" in weights
     head = AttentiveHead(features, task.outputs, len(weights["query"])) if attends else Head(features, task.outputs)
@@ -160,4 +188,5 @@ def load_tuned(folder: Path | str, encoder: Encoder) -> Tuned:
         tuple(about["streams"]),
         about["people"],
         about["window_seconds"],
+        about["threshold"],
     )

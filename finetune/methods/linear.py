@@ -116,11 +116,14 @@ def _held_out_error(kernel: np.ndarray, targets: np.ndarray, cuts: list[tuple[np
 
 
 def _whole_groups(groups: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Examples of randomly drawn whole groups, about ``most`` of them: int [example]."""
+    """Examples of randomly drawn whole groups, about ``most`` of them; where two hold more, some of each: int [example]."""
     distinct, which, count = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(distinct))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(distinct))
     kept = order[: max(int(np.searchsorted(count[order].cumsum(), most, side="right")), 2)]
-    return np.flatnonzero(np.isin(which, kept))
+    share = min(most / count[kept].sum(), 1.0)
+    some = [np.flatnonzero(which == group) for group in kept]
+    return np.sort(np.concatenate([rng.choice(of, int(np.ceil(share * len(of))), replace=False) for of in some]))
 
 
 def _choose(

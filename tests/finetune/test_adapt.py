@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from configs import UserError, plain
 from data_prep.shards import read_index, read_sample
+from finetune import methods
 from finetune.__main__ import main
-from finetune.adapt import Adaptation, with_decoder
+from finetune.adapt import Adaptation, told, with_decoder
 from finetune.adapted import adapters, install, load_adapted
 from finetune.config import AdaptConfig, AdapterConfig
 from finetune.data import open_encoder
@@ -255,3 +256,17 @@ def test_mistakes_are_one_line(
     assert adapt(small_release, square_shards, tmp_path / "out", *more) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert says in line
+
+
+def test_what_is_finished_on_other_recordings_is_not_taken_for_this(
+    small_release: Path, square_shards: Path, adapted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adapt(small_release, square_shards.parent, adapted) == 2
+    assert f"made with data {square_shards}, you ask for {square_shards.parent}" in capsys.readouterr().err
+
+
+def test_the_share_is_that_of_the_backbone_without_the_gated_branch(encoder: Encoder) -> None:
+    backbone = methods.count(encoder, None, None)[2]
+    install(encoder, AdapterConfig(width=4), seed=0)
+    count = sum(weight.numel() for weight in adapters(encoder).values())
+    assert told(encoder) == f"{count:,} weights, {100 * count / backbone:.2f} % of the backbone"

@@ -47,7 +47,7 @@ def test_the_command_leaves_a_row_for_each_way(
     record = json.loads((out / "table.json").read_text())
     assert set(record) == {"generated, room", "real, room"}
     for rows in record.values():
-        assert set(rows) == {adapt.NONE, adapt.OWN, adapt.ADAPTERS, adapt.FULL, adapt.CEILING}
+        assert set(rows) == set(adapt.ROWS)
         assert all(len(values) == 2 and min(values) >= 0 for values in rows.values())
     assert "| ceiling: labels in the target |" in (out / "table.md").read_text()
     assert set(read_index(out / "generated-room" / "unlabelled")["recording"]) == {"r4"}

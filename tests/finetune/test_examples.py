@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
+
+from tests.finetune.test_added_streams import write_gaze
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,6 +57,23 @@ def test_features_go_into_scikit_learn(tmp_path: Path, square_shards: Path, smal
     printed = script("features_into_scikit_learn.py", table, tmp_path / "labels.csv", "kind")
     assert "features: balanced accuracy" in printed
     assert "most frequent class: balanced accuracy 0.500" in printed
+    labels["participant"] = [f"p{k // 4}" for k in range(12)]  # three people, both classes each
+    labels.to_csv(tmp_path / "people.csv", index=False)
+    assert "over 3 folds" in script("features_into_scikit_learn.py", table, tmp_path / "people.csv", "kind")
+
+
+def test_a_sensor_is_read_beside_the_encoder(small_release: Path, square_shards: Path, tmp_path: Path) -> None:
+    """Who looks up is in no other stream; a sensor of 20 rows a second, two numbers a row, in no order."""
+    written = write_gaze(tmp_path / "gaze", square_shards).parent
+    some = pd.read_csv(written / "person.csv").query("recording <= 'r3'")  # r0, r1, r10, r11, r2, r3
+    some.to_csv(tmp_path / "labels.csv", index=False)
+    given = (small_release, square_shards, tmp_path / "labels.csv", "looks", written / "gaze.csv")
+    script("my_own_sensor.py", *given, tmp_path / "out")
+    stream = yaml.safe_load((tmp_path / "out" / "sensor.yaml").read_text())["sensor"]
+    assert (stream["features"], stream["cell_seconds"], stream["cells_per_token"]) == (2, 0.05, 10)
+    found = pd.read_csv(tmp_path / "out" / "compare" / "compare.csv")
+    accuracy = found[found["row"] == "adapter"].set_index("run")["accuracy"]
+    assert accuracy["without"] < 0.7 < 0.9 < accuracy["with"]
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "examples").glob("*.py"))])

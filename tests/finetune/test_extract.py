@@ -130,6 +130,13 @@ main(sys.argv[2:])
 """
 
 
+def test_shards_that_were_given_are_never_removed(small_release: Path, square_shards: Path, tmp_path: Path) -> None:
+    """Not even under the name that prepared videos would have."""
+    given = shutil.copytree(square_shards, tmp_path / "f.parquet.shards")
+    assert extract(small_release, given, tmp_path / "f.parquet", "--streams", "[pose]") == 0
+    assert (given / "index.parquet").is_file()
+
+
 def test_killed_and_started_again(
     small_release: Path,
     square_shards: Path,

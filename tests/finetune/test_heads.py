@@ -92,6 +92,8 @@ def test_kept_steps_are_what_the_encoder_says_and_the_encoder_runs_once(
     head = training.train(encoder, problem, split, config, seed=0)
     rows = np.array([40, 3, 41, 8, 9, 2])
     said = training.predict(encoder, head, problem, rows, config)
+    nothing = np.empty(0, np.int64)  # what the model that saw everything is asked for
+    assert training.predict(encoder, head, problem, nothing, config).shape == (0, 2)
     problem.steps = None
     torch.testing.assert_close(training.kept_steps(encoder, problem, config).mean, kept.mean)  # from OUT/cache
     monkeypatch.undo()

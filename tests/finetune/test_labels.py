@@ -113,6 +113,8 @@ def test_what_is_missing_is_named(tmp_path: Path, text: str, target: str, says: 
 def test_task_and_class_names_follow_from_the_values() -> None:
     assert infer_task(pd.Series(np.linspace(0, 1, 30))) == "regression"
     assert infer_task(pd.Series([1, 2, 3] * 10)) == "classification"
+    assert infer_task(pd.Series([1.0, 2.0, None])) == "classification"
+    assert infer_task(pd.Series([1.5, 2.5, 4.0, None])) == "regression"  # nobody counts classes in halves
     assert infer_task(pd.Series(list("abcdefghijklm"))) == "classification"
     assert class_names(pd.Series([1.0, 2.0])).tolist() == ["1", "2"]  # a gap in the column makes whole numbers floats
 
@@ -166,3 +168,54 @@ def test_levels_are_numbers(tmp_path: Path) -> None:
     labels = read_labels(table(tmp_path, "recording,pain\na,low\n"), "pain")
     with pytest.raises(UserError, match="task ordinal needs numbers; the target holds 'low'"):
         join(labels, clips(("a", 0, 4)), "ordinal", [{}])
+
+
+def test_ratings_of_moments_count_the_same(tmp_path: Path) -> None:
+    """They last no time, so that nothing can be weighted by it."""
+    labels = read_labels(table(tmp_path, "recording,start,end,score\na,1,1,3\na,2,2,6\n"), "score")
+    examples, _ = join(labels, clips(("a", 0, 4)), "regression", [{}])
+    assert examples["value"].tolist() == [4.5]
+
+
+def test_rows_that_begin_together_last_until_the_next_time(tmp_path: Path) -> None:
+    """Two raters of each instant: neither is lost."""
+    labels = read_labels(table(tmp_path, "recording,start,score\na,0,1\na,0,3\na,2,5\na,2,7\nb,1,9\n"), "score")
+    assert labels["end"].tolist() == [2, 2, np.inf, np.inf, np.inf]
+    examples, _ = join(labels, clips(("a", 0, 2), ("a", 2, 4)), "regression", [{}, {}])
+    assert examples["value"].tolist() == [2.0, 6.0]
+
+
+def test_a_row_that_ends_before_it_starts_is_told(tmp_path: Path) -> None:
+    path = table(tmp_path, "recording,start,end,mood\na,0,5,glad\nb,9,2,sad\n")
+    with pytest.raises(UserError, match="1 rows end before they start, the first in 'b': 9 to 2 s"):
+        read_labels(path, "mood")
+
+
+@pytest.mark.parametrize("target", ["mood", "level"])
+def test_a_label_that_ends_just_after_a_clip_begins_is_not_the_clips(tmp_path: Path, target: str) -> None:
+    """Clocks are rounded; what covers half of a clip, or lies in it by half, is about it."""
+    rows = ["recording,start,end,mood,level", "a,0,10.004,calm,1.5", "a,25,29,tense,2.5", "a,35,60,tense,3.5"]
+    labels = read_labels(table(tmp_path, "\n".join(rows)), target)
+    index = clips(*(("a", 10.0 * k, 10.0 * k + 10) for k in range(5)))
+    examples, _ = join(labels, index, infer_task(labels["value"]), [{}] * 5)
+    assert examples["start"].tolist() == [0, 20, 30, 40]
+    assert (
+        examples["value"].astype(str).tolist()
+        == {
+            "mood": ["calm", "tense", "tense", "tense"],
+            "level": ["1.5", "2.5", "3.5", "3.5"],
+        }[target]
+    )
+
+
+def test_a_table_out_of_a_european_spreadsheet_is_read(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "recording;start;end;warmth\n007;0;2,5;3,5\n007;2,5;5;4,0\n"), "warmth")
+    assert labels["recording"].tolist() == ["007", "007"]
+    assert labels["end"].tolist() == [2.5, 5]
+    assert labels["value"].tolist() == [3.5, 4.0]
+
+
+def test_blanks_among_several_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = read_labels(table(tmp_path, "recording,laughs,nods\na,1,0\nb,1,\nc,,\nd,0,1\n"), "laughs,nods")
+    assert labels["recording"].tolist() == ["a", "d"]
+    assert "1 rows have a blank among laughs, nods" in capsys.readouterr().err

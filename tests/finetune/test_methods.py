@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
 
 from configs import UserError
 from data_prep.shards import read_index
-from finetune import methods, training
+from finetune import methods, training, tuned
 from finetune.config import (
+    AdaptConfig,
     AdapterConfig,
     CrossConfig,
     FullConfig,
@@ -27,12 +29,13 @@ from finetune.config import (
     TrainingConfig,
 )
 from finetune.features import Rows, encode_rows, pool, weights_digest
+from finetune.heads import Head
 from finetune.labels import read_labels
 from finetune.problem import Problem, load_problem
 from finetune.run import tuning
 from finetune.splits import Split
 from finetune.tasks import Task
-from finetune.tuned import load_tuned
+from finetune.tuned import load_tuned, read_about, save_tuned
 from pretrain.encoder import Encoded, Encoder
 from tests.finetune.scenes_for_tests import some_clips
 
@@ -270,3 +273,90 @@ def test_a_clip_without_any_stream_is_zeros_and_flagged(encoder: Encoder, square
     assert not values[1].any()
     alone, _ = encode_rows(encoder, clips[2:], Rows.of_clips(1), encoder.modalities)
     torch.testing.assert_close(values[2:], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_kill_while_saving_leaves_no_model_of_two_runs(
+    encoder: Encoder, square_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new head beside the adapter and config.json of the run before would be loaded without a word."""
+    config = settings(square_shards, tmp_path, "adapter")
+    task = Task("classification", ("no", "yes"))
+
+    def save() -> None:
+        methods.install(encoder, config.adapter, None, seed=0)
+        save_tuned(tmp_path, encoder, Head(3, 2), task, encoder.modalities, config, False)
+
+    save()
+    read_about(tmp_path)
+    write = tuned._write
+
+    def killed(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        if path.name == "adapter.safetensors":
+            raise KeyboardInterrupt
+        write(path, tensors)
+
+    monkeypatch.setattr(tuned, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save()
+    with pytest.raises(UserError, match="no config"):
+        read_about(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": 1}'])
+def test_a_config_of_something_else_is_one_line(encoder: Encoder, tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_tuned(tmp_path, encoder)
+
+
+@pytest.mark.parametrize(
+    ("made", "change"),
+    [
+        (RunConfig, {"workers": -1}),
+        (FullConfig, {"lr": 0.0}),
+        *((one, {"lr": 0.0}) for one in (TrainingConfig, AdaptConfig)),
+        *((one, {"weight_decay": -1.0}) for one in (TrainingConfig, AdaptConfig)),
+        (AdaptConfig, {"workers": -1}),
+    ],
+)
+def test_rates_that_cannot_train_are_refused_before_the_work(made: type, change: dict) -> None:
+    given = {"encoder": Path("R"), "data": Path("D"), "labels": Path("l.csv"), "target": "t", "out": Path("O")}
+    own = {field.name for field in fields(made)}
+    with pytest.raises(ValueError, match=next(iter(change))):
+        made(**{name: value for name, value in given.items() if name in own} | change)
+
+
+@pytest.mark.parametrize(("most", "says"), [(1, "everything belongs to one group"), (2, "early stopping")])
+def test_too_few_groups_are_told_before_the_long_part(
+    encoder: Encoder, square_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, says: str
+) -> None:
+    labels = pd.read_csv(square_shards / "scene.csv")
+    labels[labels["recording"].isin(["r0", "r1"][:most])].to_csv(tmp_path / "labels.csv", index=False)
+    monkeypatch.setattr("finetune.problem.features", lambda *_: pytest.fail("encoded"))
+    config = settings(square_shards, tmp_path, "adapter", labels=tmp_path / "labels.csv", group_by="recording")
+    with pytest.raises(UserError, match=says):
+        problem_of(encoder, config)
+
+
+def test_recordings_without_a_setting_are_told(
+    encoder: Encoder, square_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = pd.read_csv(square_shards / "scene.csv")
+    labels["setting"] = labels["recording"].map({"r0": "lab", "r1": "lab", "r2": "clinic", "r3": "clinic"})
+    labels["recording"] += " "  # as it happens in tables that are typed
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    changes = {"labels": tmp_path / "labels.csv", "test_setting": "clinic", "group_by": "recording"}
+    problem, split = problem_of(encoder, settings(square_shards, tmp_path, "linear", **changes))
+    assert set(problem.examples["recording"].iloc[split.train]) == {"r0", "r1"}
+    assert "8 recordings are left out: nobody said their setting" in problem.notes
+
+
+def test_a_loss_that_is_no_number_is_told(encoder: Encoder, square_shards: Path, tmp_path: Path) -> None:
+    """The weights before it stand: without a word they would pass for trained ones."""
+    fast = TrainingConfig(epochs=2, lr=1e25)
+    config = settings(square_shards, tmp_path, "adapter", group_by="recording", training=fast)
+    problem, split = problem_of(encoder, config)
+    head = training.train(encoder, problem, split, config, seed=0)
+    (note,) = problem.notes
+    assert "the loss was no longer finite" in note
+    assert np.isfinite(training.predict(encoder, head, problem, split.train[:3], config)).all()

@@ -36,6 +36,9 @@ def test_regression_metrics_by_hand() -> None:
     assert found["r2"] == pytest.approx(1 - 3 / 2)
     assert found["ccc"] == pytest.approx(2 * (2 / 3) / (2 / 3 + 2 / 3 + 1))  # population variances: 2/3 each
     assert ccc(np.ones(3), np.ones(3)) == 0
+    assert ccc(np.full(3, 0.1), np.full(3, 0.1)) == 0
+    values = np.array([1.0, 2.0, 4.0])
+    assert ccc(1e-7 * values, 1e-7 * values[::-1]) == pytest.approx(ccc(values, values[::-1]))  # in any unit
 
 
 def test_constant_predictions_have_no_correlation() -> None:

@@ -17,13 +17,17 @@ import torch
 from configs import UserError
 from data_prep.shards import read_index, read_sample
 from finetune.__main__ import main
-from finetune.config import RunConfig
+from finetune.config import Method, RunConfig
 from finetune.data import open_encoder
 from finetune.evaluation import metrics_of
+from finetune.features import of_one
+from finetune.problem import Problem
+from finetune.report import markdown
 from finetune.report_html import page
 from finetune.report_mlflow import log, needs_mlflow
 from finetune.report_occlusion import LEAST_SAID, STRETCHES, WithoutStream, WithoutStretch
 from finetune.report_record import calibration, confusion, read_record
+from finetune.tasks import Task
 from finetune.tuned import load_tuned
 from pretrain.clips import Clip, read_clip
 from pretrain.encoder import Encoder
@@ -357,6 +361,35 @@ def test_mlflow_holds_the_same(told: Path, tmp_path: Path, capsys: pytest.Captur
         assert kept.read_bytes() == (told / name).read_bytes()
     log(replace(config, tracking_uri="ftp://nowhere"), record)  # a store that fails costs a line
     assert "MLflow failed" in capsys.readouterr().err
+
+
+def test_a_store_that_fails_without_a_word_costs_a_line_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("finetune.report_mlflow._log", fails)
+    log(RunConfig(Path("R"), Path("S"), Path("l.csv"), "t", tmp_path, tracking_uri="sqlite:///all.db"), {})
+    assert "MLflow failed (TimeoutError)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("method", "says"), [("full", "(tuned)"), ("adapter", "(frozen)")])
+def test_an_encoder_whose_weights_were_all_trained_is_not_called_frozen(
+    told: Path, tmp_path: Path, method: Method, says: str
+) -> None:
+    config = RunConfig(Path("R"), Path("S"), Path("l.csv"), "t", tmp_path, method=method)
+    figures = {"examples": 1, "recordings": 1, "participants": None, "interval": None, "accuracy": None}
+    examples = pd.DataFrame({"recording": ["a"]})
+    task = Task("classification", ("no", "yes"))
+    nothing = np.zeros((1, 1))
+    problem = Problem(tmp_path, examples, examples, task, ("video",), nothing, nothing, of_one(nothing))
+    assert f"Encoder `R` {says}" in markdown(config, problem, {method: {"test": figures}}, "trained: 1")
+    record = strict(told)
+    kept = ("rows", "costs")
+    record |= {key: record[key] | {method: record[key]["linear"]} for key in kept} | {"method": method}
+    shown = page(record, pd.read_csv(told / "predictions.csv", dtype={"recording": str}), "x")
+    assert ("a frozen encoder" in shown) == (method != "full")
 
 
 def test_mlflow_that_is_not_there_is_missed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

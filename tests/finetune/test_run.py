@@ -157,6 +157,20 @@ def test_participants_on_both_sides_stop_the_run(
     assert "participants stand in training and in test: anna" in capsys.readouterr().err
 
 
+def test_one_example_without_a_participant_is_told(
+    small_release: Path, split_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups and intervals are then of recordings."""
+    shards = shutil.copytree(split_shards, tmp_path / "shards")
+    labels = pd.read_csv(shards / "scene.csv")
+    labels["participant"] = labels["recording"].where(labels["recording"] != "r0", "")
+    labels.to_csv(shards / "again.csv", index=False)
+    more = ("--method", "linear", "--baselines", "false", "--seeds", "1")
+    assert run(small_release, shards, "again.csv", "moves", tmp_path / "out", *more) == 0
+    assert "examples name no participant: recordings are kept together" in capsys.readouterr().out
+    assert "examples name no participant" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_extract_has_a_row_for_the_scene_and_for_each_person(
     small_release: Path, square_shards: Path, tmp_path: Path
 ) -> None:

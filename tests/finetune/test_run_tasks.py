@@ -135,6 +135,18 @@ def test_the_clinical_recipe_leaves_participants_out_and_tells_of_each(
     assert participants["brier"]["mean"] == pytest.approx(brier, abs=1e-5)
     assert "Of 12 participants" in (out / "report.md").read_text()
     assert "by resampling participants" in (out / "report.md").read_text()
+    kept = json.loads((out / "config.json").read_text())["threshold"]
+    assert kept != 0.5
+    more = ("--workers", "0", "--pictures", "0")
+    for threshold in (kept, 0.998):  # the second one parts those whom every threshold of training would call patients
+        (out / "config.json").write_text(
+            json.dumps(json.loads((out / "config.json").read_text()) | {"threshold": threshold})
+        )
+        said_of = tmp_path / f"said-{threshold}.csv"
+        assert main([str(word) for word in ("predict", out, square_shards, "--out", said_of, *more)]) == 0
+        table = pd.read_csv(said_of)
+        assert ((table["prediction"] == "patient") == (table["p(patient)"] >= threshold)).all()
+    assert table["p(patient)"].between(max(kept, 0.5), 0.998).any()
 
 
 def test_an_export_of_boris_is_a_label_table(
@@ -153,6 +165,28 @@ def test_an_export_of_boris_is_a_label_table(
     coded = {line.split("\t")[2] for line in lines[1:]}
     assert row["examples"] == 4 * len(coded)
     assert row["accuracy"]["mean"] > 0.9
+
+
+def test_a_training_that_got_nowhere_is_told(
+    small_release: Path, square_shards: Path, everything: pd.DataFrame, tmp_path: Path
+) -> None:
+    """A rate at which no float32 moves: what is reported as an adapter is the linear probe."""
+    more = (
+        "--folds",
+        "2",
+        "--baselines",
+        "false",
+        "--method",
+        "adapter",
+        "--training.lr",
+        "1e-30",
+        "--training.epochs",
+        "1",
+    )
+    some = everything[everything["recording"].isin([f"r{k}" for k in range(4)])]
+    assert run(small_release, square_shards, some, "moves", tmp_path / "out", *more, "--streams", "[pose]") == 0
+    told = "3 of 3 trainings of adapter kept what they began with"  # of two folds, and on everything
+    assert told in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

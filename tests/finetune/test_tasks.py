@@ -223,3 +223,9 @@ def test_shares_are_chosen_on_a_part_of_very_many_examples() -> None:
     assert len(np.unique(groups[some])) == 10
     assert len(linear._whole_groups(groups, 1000, 0)) == 200
     assert len(np.unique(groups[linear._whole_groups(groups, 3, 0)])) == 2
+    hours = np.repeat(
+        [0, 1], 7200
+    )  # windows of a second of two recordings: their products would fill a gigabyte a stream
+    some = linear._whole_groups(hours, 1000, 0)
+    assert np.bincount(hours[some]).tolist() == [500, 500]
+    assert len(np.unique(some)) == 1000
