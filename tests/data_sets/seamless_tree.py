@@ -15,6 +15,7 @@ from tests.data_sets.moving_pictures import write_stretches
 SECONDS = 4.0
 DYAD = "V00_S0809_I00000582"
 OTHER = "V01_S0011_I00000007"
+THIRD = "V01_S0012_I00000009"
 # (style/split, archive) -> sample -> seconds in which the person speaks
 ARCHIVES = {
     ("improvised/dev", "0000/0023"): {
@@ -22,6 +23,7 @@ ARCHIVES = {
         f"{DYAD}_P0059A": [(1.5, 2.0), (3.5, 3.2), (77.0, 78.0)],  # the authors say that some times are wrong
     },
     ("naturalistic/train", "0004/0001"): {f"{OTHER}_P0001": [(0.0, 4.0)], f"{OTHER}_P0002": []},
+    ("improvised/test", "0001/0002"): {f"{THIRD}_P0003": [(0.0, 2.0)], f"{THIRD}_P0004": [(2.0, 4.0)]},
 }
 
 

@@ -23,7 +23,7 @@ from data_prep.draft import files_below
 from data_prep.manifest import read_manifest
 from data_prep.shards import read_index, read_sample
 from finetune.added_streams import read_added
-from tests.data_sets.seamless_tree import DYAD, OTHER, SECONDS, add, write_seamless
+from tests.data_sets.seamless_tree import DYAD, OTHER, SECONDS, THIRD, add, write_seamless
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_people_of_a_dyad_are_in_one_clip_with_their_ids_and_times(
     assert main([*command, "--unpacked", str(tmp_path / "files")]) == 0
     assert "2 stretches of speech have impossible times" in capsys.readouterr().out
     recordings = {recording.name: recording for recording in read_manifest(manifest)[0]}
-    assert set(recordings) == {DYAD, OTHER}
+    assert set(recordings) == {DYAD, OTHER, THIRD}
     dyad = recordings[DYAD]
     assert {view.name: [p.id for p in view.participants] for view in dyad.views} == {
         "P0059A": ["P0059A"],
@@ -128,8 +128,8 @@ def test_names_from_archives_never_escape(archives: Path, tmp_path: Path, capsys
     assert "9 members of archives are no files of a sample" in capsys.readouterr().out
     new = {file for file in tmp_path.rglob("*") if file.is_file()} - before - {tmp_path / "m.csv"}
     assert all(file.is_relative_to(tmp_path / "files") for file in new)
-    assert not list((tmp_path / "files" / "improvised" / "test").rglob("V*"))
-    assert len(new) == 16
+    assert not list((tmp_path / "files" / "improvised" / "test" / "0000").rglob("V*"))
+    assert len(new) == 24
 
 
 def test_files_that_are_unpacked_already_and_a_sample_that_contradicts_itself(
