@@ -12,6 +12,7 @@ from finetune.config import (
     CompareConfig,
     ExtractConfig,
     MergeConfig,
+    MultiviewConfig,
     PredictConfig,
     RunConfig,
     ScoreConfig,
@@ -26,6 +27,12 @@ COMMANDS = {
         ScoreConfig,
         "finetune.score:score",
         ("set", "runs"),
+    ),
+    "multiview": Command(
+        "published fine-tuned VideoMAE -> its own table's figures",
+        MultiviewConfig,
+        "finetune.multiview:multiview",
+        ("set", "manifest", "labels"),
     ),
     "merge": Command(
         "what lora or full learnt -> a release of its own", MergeConfig, "finetune.merge:merge", ("tuned",)

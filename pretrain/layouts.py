@@ -60,6 +60,7 @@ _ORIGINAL_BLOCK = {
 _ORIGINAL_REST = ("fc_norm.", "head.")
 _DECODER_TOP = _with_leaves({"norm": "trunk.norm", "head": "heads.video"})  # below "decoder.", in every layout
 _BESIDE_DECODER = {"encoder_to_decoder.weight": "from_encoder.weight", "mask_token": "mask_tokens.video"}
+_HEAD = _with_leaves({"fc_norm": "norm", "classifier": "head", "head": "head"})
 _WRAPPERS = re.compile(
     r"^(?:module\.|model\.)+"
 )  # of data-parallel training, and of VideoMAE V2's Hugging Face folders
@@ -94,6 +95,13 @@ def renamed_decoder(theirs: Mapping[str, Any]) -> dict[str, Tensor]:
     if any(name.startswith("decoder_layers.") for name in inside):
         return ours | _from_hugging_face(inside, "decoder_layers", _DECODER_TOP, ())
     return ours | _by_our_names(inside, "blocks", _DECODER_TOP, _ORIGINAL_BLOCK, ())
+
+
+def renamed_head(theirs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a fine-tuned VideoMAE tells classes by: ``norm`` (of the mean of the tokens; absent where it reads the first token) and
+    ``head``, weight and bias each; nothing of one that was only pretrained."""
+    bare = {_WRAPPERS.sub("", name): value for name, value in theirs.items()}
+    return {ours: bare[name] for name, ours in _HEAD.items() if name in bare}
 
 
 def _from_hugging_face(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from configs import UserError
 from pretrain.config import ModelConfig
 from pretrain.encoder import Encoder
-from pretrain.layouts import POSITIONS, check_positions, renamed, renamed_decoder, sizes
+from pretrain.layouts import POSITIONS, check_positions, renamed, renamed_decoder, renamed_head, sizes
 
 FILES = (".pth", ".pt", ".bin", ".safetensors")
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
@@ -40,6 +40,7 @@ PLAIN = [
     *map(type, map(np.dtype, ("float64", "float32", "int64"))),
 ]
 ORIGINAL_EPS = 1e-6
+HUGGING_FACE_HEAD_EPS = 1e-5  # of the norm before the classes, which transformers leaves at PyTorch's own
 MUST_AGREE = ("dim", "layers", "heads", "mlp_dim", "patch", "tubelet", "qv_bias", "final_norm", "layer_norm_eps")
 
 
@@ -93,6 +94,20 @@ def read_decoder(path: Path) -> dict[str, Tensor]:
         return renamed_decoder(parameters_of(read_file(file)))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def read_head(path: Path) -> tuple[dict[str, Tensor], float, list[str]]:
+    """What a published fine-tuned VideoMAE tells classes by (``layouts.renamed_head``), the epsilon of its norm, and the names of
+    the classes where config.json has them. Raises UserError for one that was only pretrained."""
+    file, theirs = _files(path)
+    head = renamed_head(parameters_of(read_file(file)))
+    if not {"head.weight", "head.bias"} <= set(head):
+        raise UserError(f"{file}: no classes in it (head or classifier): it was pretrained, not fine-tuned")
+    original = theirs is None or "model_config" in theirs
+    named = {int(number): str(name) for number, name in (theirs or {}).get("id2label", {}).items()}
+    names = [named.get(number, "") for number in range(len(head["head.bias"]))]
+    told = all(names) and not any(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    return head, ORIGINAL_EPS if original else HUGGING_FACE_HEAD_EPS, names if told else []
 
 
 def _files(path: Path) -> tuple[Path, dict[str, Any] | None]:
