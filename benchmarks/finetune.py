@@ -66,8 +66,8 @@ ALL, HELD_OUT = "all labels", 0.2
 VIT_S = "ViT-S"
 
 
-def main() -> None:
-    """Reads the arguments, measures, prints and writes."""
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", type=Path, required=True, help="release of a pretraining run")
     parser.add_argument("--shards", type=Path, required=True, help="shards with splits train and test")
@@ -77,10 +77,11 @@ def main() -> None:
     parser.add_argument("--real_data", type=Path, help="a real labelled set: videos, a manifest or shards")
     parser.add_argument("--real_labels", type=Path, help="its labels")
     parser.add_argument("--real_target", help="the column of them")
+    parser.add_argument("--real_group_by", help="as of `finetune run` (default: participant)")
     parser.add_argument("--real_window", type=float, help="seconds of a window that is predicted (default: a clip)")
     parser.add_argument("--streams", nargs="+", default=["video"], help="that the encoder reads (default: video)")
     parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=NAMES, help="rows (default: all)")
-    parser.add_argument("--clips", type=int, default=6, help="of a recording, to learn from (default: 6)")
+    parser.add_argument("--clips", type=int, default=4, help="of a recording, to learn from (default: 4)")
     parser.add_argument("--test_clips", type=int, default=2, help="of a recording, to test with (default: 2)")
     parser.add_argument("--few", type=int, default=10, help="labels a class where they are few (default: 10)")
     parser.add_argument("--epochs", type=int, default=3, help="with all labels, at most (default: 3)")
@@ -88,9 +89,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="clips a step (default: 8)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each method (default: 5)")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
+    args.methods = [name for name in NAMES if name in {*args.methods, FULL}]  # what the others stand beside, always
+    return args
+
+
+def main() -> None:
+    """Reads the arguments, measures, prints and writes."""
+    args = arguments()
     torch.set_num_threads(1)
-    args.methods = [name for name in NAMES if name in {*args.methods, FULL}]  # what the others stand beside, first
     began = time.process_time()
     record: dict[str, Any] = {"steps": step_costs(args), "tasks": {}}
     for trial in trials(args):
@@ -155,7 +162,7 @@ def trials(args: argparse.Namespace) -> Sequence[Trial]:
     sources = {"generated": {}}
     if args.real_data:
         given = {"data": args.real_data, "labels": args.real_labels, "target": args.real_target}
-        sources["real"] = given | {"window_seconds": args.real_window}
+        sources["real"] = given | {"window_seconds": args.real_window, "group_by": args.real_group_by}
     found = []
     for source, settings in sources.items():
         encoder = open_encoder(args.release, "cpu").requires_grad_(False)
