@@ -61,7 +61,7 @@ ALL_BLOCKS: dict[str, dict[str, Any]] = {
 IN_BLOCKS = tuple(name for name in ALL_BLOCKS if name not in {"linear", "attentive", FULL})
 LAST_THIRD = ", last third"
 NAMES = (*ALL_BLOCKS, *(name + LAST_THIRD for name in IN_BLOCKS))
-RATES, FULL_RATES = (1e-3, 3e-3, 1e-2), (1e-4, 3e-4, 1e-3)
+RATES, FULL_RATES = (1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3)
 ALL, HELD_OUT = "all labels", 0.2
 VIT_S = "ViT-S"
 
@@ -169,8 +169,9 @@ def trials(args: argparse.Namespace) -> Sequence[Trial]:
         settings = settings | {"out": args.out / source}
         problem, splits = read(config_of(args, "linear", encoder, **settings), encoder, args)
         found.append(Trial(f"{source}, {ALL}", encoder, problem, splits, settings, None, 1))
-        least = min(np.bincount(problem.targets[split.train]).min() for split in splits[0])
-        if problem.task.name == "classification" and least > args.few:
+        if problem.task.name != "classification":
+            continue
+        if min(np.bincount(problem.targets[split.train]).min() for split in splits[0]) > args.few:
             few = settings | {"training": TrainingConfig(epochs=args.few_epochs)}
             found.append(Trial(f"{source}, {args.few} a class", encoder, problem, splits, few, args.few, args.seeds))
     return found

@@ -79,6 +79,9 @@ def memory(
 
     Each in a forked process of its own. Call it before anything has run here: what was freed is not counted again.
     """
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports a lot, which is no method's memory
+    if any(config.method == "lora" for config in variants.values()):
+        import peft  # noqa: F401  likewise
     fork = multiprocessing.get_context("fork")
     found = {}
     for name, config in variants.items():

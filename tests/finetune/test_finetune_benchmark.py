@@ -43,29 +43,27 @@ def _with_sound(encoder: Encoder):
 def test_the_command_leaves_a_row_for_each_method(
     small_release: Path,
     split_shards: Path,
-    square_shards: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     small_vit: None,
 ) -> None:
     out = tmp_path / "out"
-    real = ["--real_data", str(square_shards), "--real_labels", str(square_shards / "person.csv")]
-    real += ["--real_target", "shakes", "--methods", "linear", "adapter", "adapter, last third"]
+    real = ["--real_data", str(split_shards), "--real_labels", str(split_shards / "person.csv")]
+    real += ["--real_target", "level", "--methods", "linear", "adapter", "adapter, last third"]
     monkeypatch.setattr(sys, "argv", arguments(small_release, split_shards, out, *real))
     monkeypatch.setattr(benchmark, "RATES", (1e-3, 1e-2))
     monkeypatch.setattr(benchmark, "FULL_RATES", (1e-4,))
     benchmark.main()
     record = json.loads((out / "table.json").read_text())
-    assert set(record["tasks"]) == {
-        f"{source}, {labels}" for source in ("generated", "real") for labels in ("all labels", "3 a class")
-    }
+    assert set(record["tasks"]) == {"generated, all labels", "generated, 3 a class", "real, all labels"}
+    assert record["tasks"]["real, all labels"]["metric"] == "ccc"
     rows = {"linear", "full", "adapter", "adapter, last third"}
     for task in record["tasks"].values():
         assert set(task["rows"]) == rows
         for found in task["rows"].values():
-            figures = found[task["tests"][0]]["accuracy"]
+            figures = found[task["tests"][0]][task["metric"]]
             assert len(figures["seeds"]) == 2
-            assert 0 <= figures["mean"] <= 1
+            assert -1 <= figures["mean"] <= 1
     assert record["tasks"]["generated, all labels"]["tests"] == ["test", "test_reversed"]
     assert record["tasks"]["generated, all labels"]["rows"]["full"]["test"]["examples"] == 2 * 3  # r4 and r9
     share = record["share"]
