@@ -64,7 +64,7 @@ def goals(record: dict[str, Any]) -> list[str]:
         test, metric = task["tests"][0], task["metric"]
         means = {row: of[test][metric]["mean"] for row, of in task["rows"].items() if of[test][metric]}
         small = {row: mean for row, mean in means.items() if record["share"][row] <= SMALL and row != FULL}
-        if small and means.get(FULL):
+        if small and means.get(FULL, 0) > 0:
             best = max(small, key=lambda row: small[row])
             lines.append(
                 f"{name}, {test}: the best method with at most {100 * SMALL:.0f} % of the weights, {best}, reaches "

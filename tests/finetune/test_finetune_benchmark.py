@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from benchmarks import finetune_steps, finetune_table
 from finetune.config import AdapterConfig, RunConfig
 from finetune.problem import Problem
 from finetune.splits import Split
+from pretrain.config import StreamConfig
 from pretrain.encoder import Encoder
 from tests.finetune.scenes_for_tests import some_clips
+
+SOUND = StreamConfig(64, 0.01, 50)
 
 
 def arguments(release: Path, shards: Path, out: Path, *more: str) -> list[str]:
@@ -29,15 +33,7 @@ def arguments(release: Path, shards: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture
 def small_vit(monkeypatch: pytest.MonkeyPatch, encoder: Encoder) -> None:
     """In place of a ViT-S, which takes seconds a step."""
-    monkeypatch.setattr(benchmark, "ModelConfig", lambda: _with_sound(encoder))
-
-
-def _with_sound(encoder: Encoder):
-    from dataclasses import replace
-
-    from pretrain.config import StreamConfig
-
-    return replace(encoder.config, streams={"audio": StreamConfig(64, 0.01, 50)})
+    monkeypatch.setattr(benchmark, "ModelConfig", lambda: replace(encoder.config, streams={"audio": SOUND}))
 
 
 def test_the_command_leaves_a_row_for_each_method(
@@ -76,9 +72,8 @@ def test_the_command_leaves_a_row_for_each_method(
     assert "the best method with at most 2 % of the weights" in text
     assert (out / "finetune.png").stat().st_size > 10_000
     written = {file: file.stat().st_mtime_ns for file in [*out.rglob("cells/*/*.npz"), *out.glob("steps-*.json")]}
-    assert (
-        len(written) == 2 + 4 * (2 + 2 + 2) + (3 + 4) * 2
-    )  # the adapter's tries: of one seed, and of both where labels are few
+    # two of steps; linear, full, last third: a seed each; the adapter's two rates: on one seed, on both where labels are few
+    assert len(written) == 2 + 3 * (2 + 2 + 2) + (3 + 4 + 3)
     monkeypatch.setattr(benchmark, "fitted", lambda *_: pytest.fail("done already"))
     monkeypatch.setattr(finetune_steps, "seconds", lambda *_: pytest.fail("done already"))
     benchmark.main()
@@ -138,21 +133,13 @@ def test_kept_features_need_no_encoder(encoder: Encoder, square_shards: Path) ->
 
 def test_memory_is_of_the_method_alone(encoder: Encoder, square_shards: Path) -> None:
     """Full fine-tuning holds gradients, AdamW's two moments and the released weights."""
-    encoder.register_buffer("ballast", torch.zeros(1))
-    config = {"width": AdapterConfig(width=4)}
-    small = RunConfig(Path(), Path(), Path(), "moves", Path(), method="adapter", adapter=config["width"])
+    small = RunConfig(Path(), Path(), Path(), "moves", Path(), method="adapter", adapter=AdapterConfig(width=4))
     full = RunConfig(Path(), Path(), Path(), "moves", Path(), method="full")
     torch.manual_seed(0)
-    large = Encoder(_wide(encoder)).eval().requires_grad_(False)
+    large = Encoder(replace(encoder.config, dim=256, mlp_dim=2048, heads=4)).eval().requires_grad_(False)
     weights = 4 * sum(weight.numel() for weight in large.parameters())
     found = finetune_steps.memory(large, some_clips(square_shards), ("video", "pose"), {"adapter": small, "full": full})
     assert found["full"] > 4 * weights > found["adapter"] > 0
-
-
-def _wide(encoder: Encoder):
-    from dataclasses import replace
-
-    return replace(encoder.config, dim=256, mlp_dim=2048, heads=4)
 
 
 def test_ratios_are_taken_turn_by_turn() -> None:
