@@ -21,7 +21,7 @@ from finetune import methods, training
 from finetune.config import RunConfig
 from finetune.features import POOLED, Rows, encode, encode_rows, matrix_of
 from finetune.heads import AttentiveHead, Head
-from finetune.steps import steps_of
+from finetune.steps import Steps, steps_of
 from finetune.tasks import Task
 from pretrain.clips import Clip
 from pretrain.encoder import Encoder
@@ -44,8 +44,7 @@ class Side:
         self.modalities = torch.tensor([encoder.modalities.index(name) for name in streams])
         head = Head(len(streams) * (POOLED * encoder.config.dim + 1), len(CLASSES))
         self.head = AttentiveHead.of(head, len(streams)) if config.method == "attentive" else head
-        if config.method in {"linear", "attentive"}:
-            self.kept = self._kept()
+        self.kept = self._kept() if config.method in {"linear", "attentive"} else None
         methods.install(self.encoder, methods.settings_of(config), config.layers, seed=0)
         self.weights = [*methods.small_weights(self.encoder).values(), *self.head.parameters()]
         self.optimizer = torch.optim.AdamW(training.rates(self.encoder, self.head, config), weight_decay=0.01)
@@ -57,14 +56,15 @@ class Side:
         return time.process_time() - began
 
     def _outputs(self) -> torch.Tensor:
-        if self.config.method == "linear":
-            return self.head(self.kept)
-        if isinstance(self.head, AttentiveHead):
+        if isinstance(self.kept, Steps):
+            assert isinstance(self.head, AttentiveHead)
             return self.head.of_steps(self.kept.of_clips(torch.arange(len(self.clips))), self.rows)
+        if self.kept is not None:
+            return self.head(self.kept)
         return self.head.of_tokens(encode(self.encoder, list(self.clips), self.streams), self.rows, self.modalities)
 
     @torch.no_grad()
-    def _kept(self):
+    def _kept(self) -> torch.Tensor | Steps:
         """Features [clip, feature], or steps, of the frozen encoder."""
         if self.config.method == "attentive":
             return steps_of(encode(self.encoder, list(self.clips), self.streams), self.modalities).half()
