@@ -45,22 +45,18 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     head = head.to(encoder.device)
     install(encoder, settings_of(config), config.layers, seed)
     weights = [*small_weights(encoder).values(), *head.parameters()]
-    optimizer = torch.optim.AdamW(_rates(encoder, head, config), weight_decay=config.training.weight_decay)
+    optimizer = torch.optim.AdamW(rates(encoder, head, config), weight_decay=config.training.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(problem, part, config))
     outputs_of = outputs(encoder, head, problem, config)
     counts = problem.task.weights(problem.targets, problem.targets[part])
     best, best_epoch = _copy(weights), 0
-    best_loss = _loss(head, problem, held_out, outputs_of, counts)
+    best_loss = mean_loss(head, problem, held_out, outputs_of, counts)
     rng = np.random.default_rng(seed)
     for epoch in _track(range(1, config.training.epochs + 1), f"{config.method}, {split.name}, seed {seed}"):
         for found, rows in outputs_of(rng.permutation(part)):
-            loss = problem.task.loss(found, *_targets(head, problem, rows, counts))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
+            update(problem.task.loss(found, *_targets(head, problem, rows, counts)), optimizer, weights)
             scheduler.step()
-        held_out_loss = _loss(head, problem, held_out, outputs_of, counts)
+        held_out_loss = mean_loss(head, problem, held_out, outputs_of, counts)
         if not np.isfinite(held_out_loss):
             about = f"{config.method}, {split.name}, seed {seed}"
             problem.notes.append(f"{about}: the loss was no longer finite; weights of before stand: lower training.lr")
@@ -77,7 +73,15 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     return head
 
 
-def _rates(encoder: Encoder, head: Head, config: RunConfig) -> list[dict]:
+def update(loss: Tensor, optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> None:
+    """One step of the optimizer down the loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+
+
+def rates(encoder: Encoder, head: Head, config: RunConfig) -> list[dict]:
     """Parameter groups of AdamW."""
     small, lr = small_weights(encoder), config.training.lr
     heads = [{"params": [head.linear.weight, head.linear.bias], "lr": HEAD_LR * lr}]
@@ -188,9 +192,10 @@ def _targets(head: Head, problem: Problem, rows: np.ndarray, counts: np.ndarray 
 
 
 @torch.inference_mode()
-def _loss(
+def mean_loss(
     head: Head, problem: Problem, rows: np.ndarray, outputs_of: Outputs, counts: np.ndarray | None = None
 ) -> float:
+    """The task's loss of some examples, a mean over those whose clips can be read; counts: how much each one does."""
     total, count = 0.0, 0
     for found, of in outputs_of(rows):
         total += problem.task.loss(found, *_targets(head, problem, of, counts)).item() * len(of)

@@ -144,9 +144,9 @@ def test_training_changes_the_small_weights_alone_and_lowers_the_loss(
     methods.remove(encoder)
     features = problem.features[split.train]
     head = training.linear.fit(features, problem.targets[split.train], problem.groups[split.train], problem.task, 0)
-    before = training._loss(head, problem, split.train, training.outputs(encoder, head, problem, config))
+    before = training.mean_loss(head, problem, split.train, training.outputs(encoder, head, problem, config))
     head = training.train(encoder, problem, part, config, seed=0)
-    after = training._loss(head, problem, split.train, training.outputs(encoder, head, problem, config))
+    after = training.mean_loss(head, problem, split.train, training.outputs(encoder, head, problem, config))
     trained = methods.small_weights(encoder)
     assert after < before * 0.9
     assert (method == "attentive") == (not fresh)
