@@ -18,12 +18,36 @@ from data_prep.config import (
     SampleConfig,
     SyntheticConfig,
 )
+from data_prep.data_sets.config import (
+    ManifestEpicKitchensConfig,
+    ManifestKineticsConfig,
+    ManifestSeamlessConfig,
+    ManifestSsv2Config,
+)
 
 COMMANDS = {
     "manifest folder": Command(
         "a folder of recordings -> manifest.csv", ManifestFolderConfig, "data_prep.folder:folder", ("root",)
     ),
     "manifest ami": Command("the AMI corpus -> manifest.csv", ManifestAmiConfig, "data_prep.ami:ami", ("root",)),
+    "manifest epic-kitchens": Command(
+        "EPIC-KITCHENS-100 -> manifest.csv",
+        ManifestEpicKitchensConfig,
+        "data_prep.data_sets.epic_kitchens:epic_kitchens",
+        ("root", "out"),
+    ),
+    "manifest ssv2": Command(
+        "Something-Something v2 -> manifest.csv", ManifestSsv2Config, "data_prep.data_sets.ssv2:ssv2", ("root", "out")
+    ),
+    "manifest kinetics": Command(
+        "Kinetics -> manifest.csv", ManifestKineticsConfig, "data_prep.data_sets.kinetics:kinetics", ("root", "out")
+    ),
+    "manifest seamless": Command(
+        "Seamless Interaction -> manifest.csv",
+        ManifestSeamlessConfig,
+        "data_prep.data_sets.seamless:seamless",
+        ("root", "out"),
+    ),
     "build": Command("recordings -> shards", BuildConfig, "data_prep.build:build", ("manifest", "out")),
     "merge": Command("the shares of an array -> one index", MergeConfig, "data_prep.merge:merge", ("out",)),
     "check": Command(
