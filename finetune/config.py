@@ -342,7 +342,7 @@ class CompareConfig:
     """folder for compare.html and compare.csv"""
 
 
-Protocol = Literal["udiva",]
+Protocol = Literal["udiva", "epic-kitchens", "ssv2", "kinetics"]
 
 
 @dataclass

@@ -42,7 +42,8 @@ def score(config: ScoreConfig) -> None:
         read = protocol.read([part(run, test, 0) for run in runs], config.annotations)
         folder = config.out / f"submission-{test}"
         folder.mkdir(exist_ok=True)
-        print(f"to hand in, of the first seed: {protocol.submission(read, folder)}")
+        if (path := protocol.submission(read, folder)) is not None:
+            print(f"to hand in, of the first seed: {path}")
 
 
 def read_run(folder: Path, row: str | None = None) -> Run:

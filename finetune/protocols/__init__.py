@@ -6,7 +6,8 @@ A protocol is a module with
 - ``RIVALS``: the literature's figures;
 - ``read(runs, annotations)``: the predictions of ``finetune run``, one run a target, put together as the rule needs them;
 - ``score(what read gave)``: metric -> figure, by the rule of the public script;
-- maybe ``submission(what read gave, folder)``: the file that the organisers' server takes; returns its path.
+- maybe ``submission(what read gave, folder)``: the file that the organisers' server takes; returns its path, None where it
+  cannot be made yet.
 
 ``finetune/score.py`` calls them: for each test set, seed and row (the method, the mean predictor, metadata).
 """
