@@ -180,9 +180,11 @@ def _samples(file: Path) -> pd.DataFrame:
         return pd.concat(seats, ignore_index=True)
     if "subject" in table:
         return about.assign(seat=table["subject"], label=table.get("label", ""))
-    if not any(name.startswith("label") for name in table):  # the test part of next speaker names windows alone
+    if not any(str(name).startswith("label") for name in table):  # the test part of next speaker names windows alone
         return pd.concat([about.assign(seat=seat, label="") for seat in SEATS], ignore_index=True)
-    raise UserError(f"{file}: neither a column 'subject' nor label_1 to label_4; there are {', '.join(table)}")
+    raise UserError(
+        f"{file}: neither a column 'subject' nor label_1 to label_4; there are {', '.join(map(str, table))}"
+    )
 
 
 def parts_of(lists: Sequence[SampleList]) -> dict[str, str]:
@@ -226,4 +228,4 @@ def _values(labels: pd.Series) -> pd.Series:
     numbers = pd.to_numeric(filled, errors="coerce")
     if len(filled) and numbers.notna().all() and (numbers != numbers.round()).any():
         return pd.to_numeric(labels, errors="coerce")
-    return labels.where(labels != "", None)
+    return labels.mask(labels == "")

@@ -1,7 +1,7 @@
 """What MultiMediate's tasks have in common: every sample of the official list counts, whatever a run has said of it.
 
-A run predicts what it could read; an empty seat or a damaged file has no prediction. The official samples are those of the labels of the
-run (``kinesic data_prep manifest mpii-group`` or ``noxi``), which keep the split and the number in the list.
+A run predicts what it could read; an empty seat or a damaged file has no prediction. The official samples are those of the
+run's labels (``kinesic data_prep manifest mpii-group`` or ``noxi``), which keep the split and the number in the list.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from finetune.labels import read_table
 from finetune.protocols import Run
 
 NOT_TOLD = (
-    "No figure of this task could be read from a public page or repository with its split, so that none stands here; test labels are "
-    "the organisers', and five test evaluations a team and task are allowed."
+    "No figure of this task with its part of the data could be read from a public page, so that none stands here; test labels "
+    "are the organisers', and five test evaluations a team and task are allowed."
 )
 
 
@@ -60,11 +60,13 @@ def official(run: Run, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def samples(run: Run) -> pd.DataFrame:
-    """A row an official sample and person: index, seat, recording, participant, start, label (text), prediction (text, "" = none)."""
+    """A row an official sample and person: index, seat, recording, participant, start; text: label, prediction ("" = none)."""
     told = official(run, ("index", "seat", "participant", "start", "end"))
     told = told.rename(columns={run.target: "label"})
     told["at"] = told["start"].round(2)
-    said = run.predictions.assign(at=run.predictions["start"].round(2))[["recording", "participant", "at", "prediction"]]
+    said = run.predictions.assign(at=run.predictions["start"].round(2))[
+        ["recording", "participant", "at", "prediction"]
+    ]
     found = told.merge(said, how="left", on=["recording", "participant", "at"], validate="many_to_one")
     found["label"] = [_text(value) for value in found["label"]]
     return found.assign(prediction=found["prediction"].fillna("")).drop(columns="at")

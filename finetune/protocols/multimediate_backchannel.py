@@ -1,7 +1,7 @@
 """Backchannel (MultiMediate 2022): does somebody give a backchannel at the end of 10 s; accuracy.
 
-Neither the file names nor the organisers' script of this task could be read: that the figure is accuracy is not confirmed, so that the
-mean recall of the two classes, which does not reward the commoner one, stands beside it.
+Neither the file names nor the organisers' script of this task could be read: that the figure is accuracy is not confirmed, so
+that the mean recall of the two classes, which does not reward the commoner one, stands beside it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from finetune.protocols.rivals import Rival
 
 TARGET = "backchannel"
 RULE = (
-    "Accuracy over the samples of the official list, each counted once; a sample without a prediction is wrong. That accuracy is the "
-    f"official figure is not confirmed; uar is the mean recall of the two classes. {NOT_TOLD}"
+    "Accuracy over the samples of the official list, each counted once; a sample without a prediction is wrong. That accuracy is "
+    f"the official figure is not confirmed; uar is the mean recall of the two classes. {NOT_TOLD}"
 )
 RIVALS: tuple[Rival, ...] = ()
 

@@ -1,8 +1,8 @@
 """Bodily behaviour (BBSI, MultiMediate 2023): 14 behaviours in clips of 64 frames; mean average precision.
 
-Rule, as a public evaluator that says it mirrors the official one has it: truth and predictions are put into the order of ``sample_id``,
-which must agree; scikit-learn's ``average_precision_score`` (no interpolation) for each behaviour; one that no clip of the test set
-shows counts 1.0; then the plain mean of 14. `finetune run` itself leaves behaviours out that do not occur: its mean_ap is another one.
+Rule, as a public evaluator that says it mirrors the official one has it: truth and predictions are put into the order of
+``sample_id``, which must agree; scikit-learn's ``average_precision_score`` (no interpolation) for each behaviour; one that no clip
+of the test set shows counts 1.0; then the plain mean of 14. (`finetune run` leaves out behaviours that do not occur.)
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from finetune.protocols import Run
 from finetune.protocols.multimediate import NOT_TOLD
 from finetune.protocols.rivals import Rival
 from finetune.report_record import probabilities
-from finetune.tasks import SEPARATOR
 
 NAME = "multimediate-bodily-behaviour"
 WITHOUT_POSITIVES = 1.0
 RULE = (
-    "Average precision of each of 14 behaviours over all clips (scikit-learn's, no interpolation); one that no clip shows counts 1.0, "
-    f"as the official evaluator has it; mean AP: the plain mean of 14. {NOT_TOLD}"
+    "Average precision of each of 14 behaviours over all clips (scikit-learn's, no interpolation); one that no clip shows counts "
+    f"1.0, as the official evaluator has it; mean AP: the plain mean of 14. {NOT_TOLD}"
 )
 RIVALS: tuple[Rival, ...] = ()
 
@@ -47,7 +46,9 @@ def read(runs: Sequence[Run], annotations: Path | None) -> Clips:
     del annotations
     run = runs[0]
     if len(runs) > 1 or set(targets_of(run.target)) != set(BEHAVIOURS) or run.record["task"] != "multi-label":
-        raise UserError(f"{run.folder}: {NAME} takes one multi-label run of the 14 behaviours (--config mpii_bodily_behaviour)")
+        raise UserError(
+            f"{run.folder}: {NAME} takes one multi-label run of the 14 behaviours (--config mpii_bodily_behaviour)"
+        )
     names = list(BEHAVIOURS)
     said = probabilities(run.predictions).groupby(run.predictions["recording"]).mean().reindex(columns=names)
     table = read_table(Path(run.record["labels"]))
@@ -65,7 +66,9 @@ def score(clips: Clips) -> dict[str, float]:
     """mean AP, then the average precision of each behaviour. Raises UserError where truth and predictions are of other clips."""
     if list(clips.truth.index) != list(clips.said.index):
         raise UserError(f"{NAME}: truth and predictions are of different clips")
-    by_class = {name: average_precision(clips.truth[name].to_numpy(), clips.said[name].to_numpy()) for name in BEHAVIOURS}
+    by_class = {
+        name: average_precision(clips.truth[name].to_numpy(), clips.said[name].to_numpy()) for name in BEHAVIOURS
+    }
     return {"mean AP": float(np.mean(list(by_class.values()))), **by_class}
 
 

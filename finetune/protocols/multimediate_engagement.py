@@ -1,10 +1,10 @@
 """Engagement (MultiMediate 2023 to 2026): a number for each of 25 frames a second; concordance correlation (Lin 1989).
 
-Rule: `baseline/5_CreateResulttable.py` of hcmlab/MultiMediate26. A label or prediction file has a number a line. Lines that are empty,
-nan or -nan(ind) are taken out, file by file; then each pair of files is cut to the shorter one; pairs in which either is no number go.
-What is left of ALL recordings and roles of a data set is one list, and the concordance is computed once over it (float32, population
-variances, no epsilon; nan where both are one and the same constant, so that a constant prediction of varying labels is 0). The
-combined figure is the mean over the data sets that have one.
+Rule: `baseline/5_CreateResulttable.py` of hcmlab/MultiMediate26. A label or prediction file has a number a line. Lines that are
+empty, nan or -nan(ind) are taken out, file by file; then each pair of files is cut to the shorter one; pairs in which either is no
+number go. What is left of ALL recordings and roles of a data set is one list, and the concordance is computed once over it
+(float32, population variances, no epsilon; nan where both are one and the same constant, so that a constant prediction of varying
+labels is 0). The combined figure is the mean over the data sets that have one.
 
 Here a frame is what the labels have a row for: a frame without a label takes its prediction with it, as the rule does where a
 prediction file says nan at the same lines.
@@ -29,8 +29,8 @@ SETS = ("NoXi", "NoXi (additional)", "NoXi-J", "MPIIGI")
 MEAN = "mean"
 DROPPED = ("", "nan", "-nan(ind)")
 RULE = (
-    "Concordance correlation (CCC) over all frames of a data set at once, 25 a second, all recordings and roles in one list: not a mean "
-    "over recordings. mean: over the data sets that are there. A frame takes the prediction of the window that it lies in."
+    "Concordance correlation (CCC) over all frames of a data set at once, 25 a second, all recordings and roles in one list: not a "
+    "mean over recordings. mean: over the data sets that are there. A frame takes the prediction of the window that it lies in."
 )
 
 _ALLOWED_24 = (
@@ -38,8 +38,8 @@ _ALLOWED_24 = (
     "beside it says how large such numbers are, not who is better."
 )
 _ALLOWED_26 = (
-    "Only roughly: MultiMediate 2026's test set, whose labels the organisers keep; its mean is over four data sets. Baselines read one "
-    "feature each. MPIIGI has no training labels: whoever reports it has trained on NoXi."
+    "Only roughly: MultiMediate 2026's test set, whose labels the organisers keep; its mean is over four data sets. Baselines read "
+    "one feature each. MPIIGI has no training labels: whoever reports it has trained on NoXi."
 )
 _SOURCE_24 = "MSA-LMC/DAT README"
 _SOURCE_26 = "hcmlab/MultiMediate26 README"
@@ -73,7 +73,9 @@ def read(runs: Sequence[Run], annotations: Path | None) -> pd.DataFrame:
     told = official(run, ("participant", "start", "set", "session", "role", "frame")).rename(columns={TARGET: "label"})
     said = {key: rows.sort_values("start") for key, rows in run.predictions.groupby(["recording", "participant"])}
     parts = [
-        of.assign(prediction=at_frames(of["start"].to_numpy() + 0.5 / RATE, said.get(key)))  # pyrefly: ignore[bad-argument-type]
+        of.assign(
+            prediction=at_frames(of["start"].to_numpy() + 0.5 / RATE, said.get(key))
+        )  # pyrefly: ignore[bad-argument-type]
         for key, of in told.groupby(["recording", "participant"], sort=False)
     ]
     return pd.concat(parts, ignore_index=True)

@@ -1,7 +1,7 @@
 """Next speaker (MultiMediate 2021): which of the four seats speak one second after 10 s; unweighted average recall.
 
 Rule: `run.py` of hcmlab/multimediate-participants: the labels of all samples and four seats are put into one list of 0 and 1, and
-scored by scikit-learn's ``recall_score(..., average="macro")``: the mean of the recall of 0 and that of 1. Empty seats are pooled too.
+scored by scikit-learn's ``recall_score(..., average="macro")``: the mean of the recalls of 0 and 1. Empty seats are pooled too.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def score(found: pd.DataFrame) -> dict[str, float]:
 def submission(found: pd.DataFrame, folder: Path) -> Path:
     """prediction_next_speaker.csv: index, prediction_1 to prediction_4."""
     said = found.assign(prediction=found["prediction"].replace("", SILENT), number=found["seat"].str[-1])
-    order = pd.unique(found["index"])
-    table = said.pivot(index="index", columns="number", values="prediction").add_prefix("prediction_").loc[order]
+    table = said.pivot(index="index", columns="number", values="prediction").add_prefix("prediction_")
+    table = table.reindex(pd.unique(found["index"]))
     path = folder / f"prediction_{TARGET}.csv"
     write(path, table.reset_index().to_csv(index=False).encode())
     return path
