@@ -21,6 +21,8 @@ from data_prep.config import (
 from data_prep.data_sets.config import (
     ManifestEpicKitchensConfig,
     ManifestKineticsConfig,
+    ManifestMpiiGroupConfig,
+    ManifestNoxiConfig,
     ManifestSeamlessConfig,
     ManifestSsv2Config,
     ManifestUdivaConfig,
@@ -51,6 +53,15 @@ COMMANDS = {
         ManifestSeamlessConfig,
         "data_prep.data_sets.seamless:seamless",
         ("root", "out"),
+    ),
+    "manifest mpii-group": Command(
+        "MPIIGroupInteraction -> manifest.csv",
+        ManifestMpiiGroupConfig,
+        "data_prep.data_sets.mpii_group:mpii_group",
+        ("root", "out"),
+    ),
+    "manifest noxi": Command(
+        "NoXi and NoXi-J -> manifest.csv", ManifestNoxiConfig, "data_prep.data_sets.noxi:noxi", ("root", "out")
     ),
     "build": Command("recordings -> shards", BuildConfig, "data_prep.build:build", ("manifest", "out")),
     "merge": Command("the shares of an array -> one index", MergeConfig, "data_prep.merge:merge", ("out",)),

@@ -347,7 +347,17 @@ class CompareConfig:
     """folder for compare.html and compare.csv"""
 
 
-Protocol = Literal["udiva", "epic-kitchens", "ssv2", "kinetics"]
+Protocol = Literal[
+    "udiva",
+    "epic-kitchens",
+    "ssv2",
+    "kinetics",
+    "multimediate-engagement",
+    "multimediate-bodily-behaviour",
+    "multimediate-next-speaker",
+    "multimediate-eye-contact",
+    "multimediate-backchannel",
+]
 
 
 @dataclass

@@ -99,3 +99,52 @@ class ManifestSeamlessConfig:
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
+
+
+@dataclass
+class ManifestNoxiConfig:
+    """NoXi and NoXi-J, as MultiMediate distributes them -> a manifest, and engagement 25 times a second as labels."""
+
+    root: Path
+    """folder that holds noxi/ and noxi-j/, each with train/, val/, test.../SESSION/expert.video.mp4 and so on; or one of the two"""
+    out: Path = Path("manifest.csv")
+    """the manifest to write"""
+    labels: Path | None = None
+    """labels to write (.parquet or .csv): a row a labelled frame with engagement; empty = none"""
+    mpii_group: Path | None = None
+    """folder of MPIIGroupInteraction in the engagement task's layout: its val is reported as well; it has no training labels"""
+    streams: Path | None = None
+    """folder to write the given features to, FOLDER/NAME/<recording>.npz and FOLDER/streams.yaml for --add_stream; empty = none"""
+    features: tuple[str, ...] = ()
+    """features to write, as in [openface2,audio_egemapsv2]; empty = all there are"""
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
+        if self.features and self.streams is None:
+            raise ValueError("features: give --streams FOLDER to write them to as well")
+
+
+@dataclass
+class ManifestMpiiGroupConfig:
+    """MPIIGroupInteraction -> a manifest, and labels of MultiMediate's tasks."""
+
+    root: Path
+    """folder of data/ and sample_lists/ (2021: eye contact, next speaker), of clips_train/ and so on (bodily behaviour), or of
+    engagement-annotations-val/ or val/ (engagement); what of these is there is read"""
+    out: Path = Path("manifest.csv")
+    """the manifest to write"""
+    labels: Path | None = None
+    """labels to write (.parquet or .csv): a row a sample, a clip or a labelled frame; empty = none"""
+    lists: tuple[str, ...] = ()
+    """tasks whose sample lists are read, as in [eye_contact]; empty = all there are"""
+    whole: bool = False
+    """discussions of data/ from beginning to end, for pretraining; else what is used of them are the windows of the sample lists"""
+    streams: Path | None = None
+    """folder to write the given features to, FOLDER/NAME/<recording>.npz and FOLDER/streams.yaml for --add_stream; empty = none"""
+    features: tuple[str, ...] = ()
+    """features to write, as in [openface2,dino]; empty = all there are"""
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
+        if self.features and self.streams is None:
+            raise ValueError("features: give --streams FOLDER to write them to as well")
