@@ -205,11 +205,11 @@ def measure(args: argparse.Namespace, trial: Trial) -> dict[str, Any]:
     rows, results, chosen = {}, {}, {}
     for name in args.methods:
         base = name.removesuffix(LAST_THIRD)
-        tries = (0.0,) if name == "linear" else FULL_RATES if name == FULL else RATES
+        tries = RATES[:1] if name == "linear" else FULL_RATES if name == FULL else RATES
         if name != base and base in chosen:
             tries = (chosen[base],)
         chosen[name], results[name] = tried(args, trial, name, tries)
-        rows[name] = summary(trial.problem, results[name]) | {"lr": chosen[name]}
+        rows[name] = summary(trial.problem, results[name]) | {"lr": None if name == "linear" else chosen[name]}
         if trial.problem.task.name == "classification":
             rows[name]["less full"] = {
                 test: difference(trial.problem, found, results[FULL][test])

@@ -33,7 +33,8 @@ def as_text(record: dict[str, Any]) -> str:
                 cells += [reached(found[test], task["metric"])]
                 less = found.get("less full", {}).get(test)
                 cells += ["" if less is None or row == FULL else with_interval(less)]
-            lines.append(f"| {row} | {' | '.join(cells)} | {found['lr']:g} |")
+            rate = "" if found["lr"] is None else f"{found['lr']:g}"
+            lines.append(f"| {row} | {' | '.join(cells)} | {rate} |")
         lines.append("")
     lines += ["Step: median share of full fine-tuning's (least to most); memory of a step, MB.", ""]
     sizes = list(record["steps"])
