@@ -58,6 +58,8 @@ SMALLEST = 1e-8
 SUPERVISION = {"sls_pt": 4, "sls_tl": 3, "sls_td": 3}
 """What a submission declares (epic-kitchens/sls): self-supervised on public data and on EPIC; times of segments; train alone."""
 TOP = 5
+NEAR = 2.0
+"""Seconds from a segment to a window that may stand for it."""
 
 
 @dataclass
@@ -123,8 +125,11 @@ def numbers(labels: pd.DataFrame, kind: str) -> dict[str, int]:
 
 
 def pooled(segments: pd.DataFrame, windows: pd.DataFrame, number: dict[str, int], classes: int) -> np.ndarray:
-    """Scores float64 [segment, class]: the logarithm of the probabilities of windows, averaged by their overlap; nan of a
-    segment that no window overlaps. windows: recording, start, end (seconds), p(CLASS). Raises UserError for a strange class."""
+    """Scores float64 [segment, class]: the logarithm of the probabilities of windows, averaged by their overlap; of a segment
+    that no window overlaps (the last moment of a video) the nearest one's, nan where none is near.
+
+    windows: recording, start, end (seconds), p(CLASS). Raises UserError for a class without a number.
+    """
     given = probabilities(windows)
     names = [str(name) for name in given]
     if strange := [name for name in names if name not in number]:
@@ -138,8 +143,11 @@ def pooled(segments: pd.DataFrame, windows: pd.DataFrame, number: dict[str, int]
     for row, (recording, begins, ends) in enumerate(about):
         rows = rows_of.get(recording, np.empty(0, np.int64))
         overlap = np.minimum(end[rows], ends) - np.maximum(start[rows], begins)
-        if (overlap > 0).any():
-            found[row] = np.log(np.maximum(np.average(p[rows], axis=0, weights=np.maximum(overlap, 0)), SMALLEST))
+        weights = np.maximum(overlap, 0)
+        if len(rows) and not weights.any() and overlap.max() > -NEAR:
+            weights = overlap == overlap.max()
+        if weights.any():
+            found[row] = np.log(np.maximum(np.average(p[rows], axis=0, weights=weights), SMALLEST))
     return found
 
 

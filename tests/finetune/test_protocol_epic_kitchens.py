@@ -158,6 +158,14 @@ def test_segments_of_which_nothing_is_said_are_counted(tmp_path: Path) -> None:
         read(runs(tmp_path, windows(P77_01=[(0.9, 0.8)])), None)
 
 
+def test_the_last_moment_of_a_video_is_what_the_window_before_it_is() -> None:
+    """A window that would last less than half of the others is left out: a segment in it takes the nearest one's."""
+    late = segments(("a", 4.1, 4.6, 0, 0, "test_validation", False, False, False))
+    said = windows(a=[(0.9, 0.8), (0.7, 0.6)]).rename(columns={"verb": "p(v0)"})
+    assert np.exp(pooled(late, said, {"v0": 0}, 97)[0, 0]) == pytest.approx(0.7)
+    assert np.isnan(pooled(late.assign(start=6.5, end=7.0), said, {"v0": 0}, 97)).all()
+
+
 def test_the_submission_has_all_classes_of_all_challenge_segments(tmp_path: Path) -> None:
     found = read(runs(tmp_path, windows(P02_01=[(0.9, 0.8)], P18_01=[(0.8, 0.6), (0.2, 0.2)])), None)
     assert submission(found, tmp_path) is None
@@ -187,7 +195,7 @@ def test_the_submission_has_all_classes_of_all_challenge_segments(tmp_path: Path
 def test_a_submission_with_gaps_is_refused(tmp_path: Path) -> None:
     found = read(runs(tmp_path, windows(P02_01=[(0.9, 0.8)])), None)
     for kind in CLASSES:
-        said = pd.DataFrame({"recording": ["P33_01"], "start": [0.0], "end": [1.0], f"p({kind[0]}0)": [1.0]})
+        said = pd.DataFrame({"recording": ["P33_01"], "start": [5.5], "end": [7.5], f"p({kind[0]}0)": [1.0]})
         said.to_parquet(tmp_path / kind / "challenge.parquet")
     with pytest.raises(UserError, match="nothing is said of 1 of the 2 challenge segments"):
         submission(found, tmp_path)
