@@ -68,5 +68,5 @@ def test_a_class_without_a_number_or_no_list_is_one_line(something: Path, tmp_pa
     labels.unlink()
     with pytest.raises(UserError, match=r"no something-something-v2-labels\.json"):
         ssv2(ManifestSsv2Config(root, tmp_path / "m.csv"))
-    with pytest.raises(UserError, match=r"labels are a \.parquet or \.csv file"):
+    with pytest.raises(ValueError, match=r"should end in \.parquet or \.csv"):
         ssv2(ManifestSsv2Config(root, tmp_path / "m.csv", tmp_path / "labels.txt"))
