@@ -47,7 +47,7 @@ def read(runs: Sequence[Run], annotations: Path | None) -> Clips:
     run = runs[0]
     if len(runs) > 1 or set(targets_of(run.target)) != set(BEHAVIOURS) or run.record["task"] != "multi-label":
         raise UserError(
-            f"{run.folder}: {NAME} takes one multi-label run of the 14 behaviours (--config mpii_bodily_behaviour)"
+            f"{run.folder}: {NAME} takes one multi-label run of the 14 behaviours (--config mpii-bodily-behaviour)"
         )
     names = list(BEHAVIOURS)
     said = probabilities(run.predictions).groupby(run.predictions["recording"]).mean().reindex(columns=names)

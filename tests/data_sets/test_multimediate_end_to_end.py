@@ -71,7 +71,7 @@ def dyadic(dyads: list[Path], groups: list[Path], tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def grouped(groups: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mpii_shards")
-    return prepared(folder, "mpii-group", write_2021(folder / "mpii", groups[:2], groups[2]), "mpii_group")
+    return prepared(folder, "mpii-group", write_2021(folder / "mpii", groups[:2], groups[2]), "mpii-group")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def engagement(release: Path, dyadic: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def next_speaker(release: Path, grouped: Path) -> Path:
-    return run(release, grouped, "mpii_next_speaker")
+    return run(release, grouped, "mpii-next-speaker")
 
 
 def clip_of(folder: Path, recording: str) -> Clip:
@@ -224,7 +224,7 @@ def test_next_speaker_and_eye_contact_from_the_folders_to_the_official_figure(
     by_hand = np.mean([(y[x == label] == label).mean() for label in (0, 1)])
     assert figures["linear probe", "uar"] == pytest.approx(by_hand)
 
-    eye = run(release, grouped, "mpii_eye_contact")
+    eye = run(release, grouped, "mpii-eye-contact")
     figures = score("multimediate-eye-contact", eye)
     said = pd.read_csv(eye / "score" / "submission-test_val" / "prediction_eye_contact.csv")
     truth = pd.read_csv(grouped / "mpii" / "sample_lists" / "val_eye_contact.csv")
@@ -235,9 +235,9 @@ def test_next_speaker_and_eye_contact_from_the_folders_to_the_official_figure(
 def test_bodily_behaviour_from_the_folders_to_the_official_figure(
     dyads: list[Path], release: Path, tmp_path: Path
 ) -> None:
-    folder = prepared(tmp_path, "mpii-group", write_clips(tmp_path / "bbsi", dyads), "mpii_group")
+    folder = prepared(tmp_path, "mpii-group", write_clips(tmp_path / "bbsi", dyads), "mpii-group")
     assert set(clip_of(folder, "val-00001").views) == {"frontal", "left", "right"}
-    found = run(release, folder, "mpii_bodily_behaviour", method="linear")
+    found = run(release, folder, "mpii-bodily-behaviour", method="linear")
     figures = score("multimediate-bodily-behaviour", found)
     assert figures["linear probe", "Legs crossed"] == 1.0  # no clip of val shows it
     table = pd.read_csv(found / "score" / "submission-test_val" / "predictions.csv", dtype={"sample_id": str})
