@@ -41,7 +41,7 @@ $(VENV)/.installed: pyproject.toml .ci/python
 
 test: $(VENV)/.installed
 	@.ci/system tests
-	python -m pytest
+	python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.installed
 	ruff check .

@@ -12,11 +12,10 @@ from finetune.config import (
     CompareConfig,
     ExtractConfig,
     MergeConfig,
-    MultiviewConfig,
     PredictConfig,
     RunConfig,
-    ScoreConfig,
 )
+from finetune.score_config import MultiviewConfig, ScoreConfig
 
 COMMANDS = {
     "run": Command("release + labels -> adapter, head, predictions, report", RunConfig, "finetune.run:run"),

@@ -21,12 +21,12 @@ from data_prep.data_sets.kinetics import convention
 from data_prep.decode import UnreadableError
 from data_prep.manifest import read_manifest
 from data_prep.report import write
-from finetune.config import MultiviewConfig
 from finetune.data import open_encoder
 from finetune.labels import read_table
 from finetune.protocols import Run
 from finetune.protocols.video_classes import TARGET
 from finetune.score import PAGE, TABLE, markdown, page, scores
+from finetune.score_config import MultiviewConfig
 from finetune.views import Sampling, views
 from pretrain.encoder import Encoder
 from pretrain.tokens import IMAGE_MEAN, IMAGE_STD

@@ -17,12 +17,12 @@ import pandas as pd
 
 from configs import UserError
 from data_prep.report import write
-from finetune.config import ScoreConfig
 from finetune.protocols import Run
 from finetune.protocols.rivals import Rival
 from finetune.report import SIMPLER, baseline_file
 from finetune.report_html import figure_text, row_name, template
 from finetune.report_record import read_record, tested
+from finetune.score_config import ScoreConfig
 
 PAGE, TABLE = "score.html", "scores.csv"
 
