@@ -66,6 +66,21 @@ def same_logits(ours: torch.nn.Module, model: VideoMAEForVideoClassification) ->
         assert difference(ours.double()(frames), model.double()(frames).logits) <= 1e-9
 
 
+def test_probabilities_of_views_are_averaged_not_their_logits(tmp_path: Path) -> None:
+    model = published()
+    model.save_pretrained(tmp_path / "hub")
+    generator = torch.Generator().manual_seed(2)
+    levels = torch.randint(0, 256, (3, 1, 1, 1, 1), generator=generator)
+    noise = torch.randn(3, 16, 3, SIDE, SIDE, generator=generator)
+    pictures = (levels + 40 * noise).clamp(0, 255).to(torch.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+    with torch.no_grad():
+        logits = model((pictures / 255 - mean) / std).logits
+    expected = logits.softmax(1).mean(0)
+    assert (expected - logits.mean(0).softmax(0)).abs().max() > 1e-3
+    np.testing.assert_allclose(load_classifier(tmp_path / "hub", "cpu").probabilities(pictures), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("frames", "starts"),
     [
