@@ -63,10 +63,9 @@ def samples(run: Run) -> pd.DataFrame:
     """A row an official sample and person: index, seat, recording, participant, start; text: label, prediction ("" = none)."""
     told = official(run, ("index", "seat", "participant", "start", "end"))
     told = told.rename(columns={run.target: "label"})
-    told["at"] = told["start"].round(2)
-    said = run.predictions.assign(at=run.predictions["start"].round(2))[
-        ["recording", "participant", "at", "prediction"]
-    ]
+    told["at"] = (told["start"] * 1000).round()  # a clip's start has six decimals, a list's may have more
+    said = run.predictions[["recording", "participant", "start", "prediction"]]
+    said = said.assign(at=(said["start"] * 1000).round()).drop(columns="start")
     found = told.merge(said, how="left", on=["recording", "participant", "at"], validate="many_to_one")
     found["label"] = [_text(value) for value in found["label"]]
     return found.assign(prediction=found["prediction"].fillna("")).drop(columns="at")

@@ -196,12 +196,12 @@ def test_eye_contact_is_accuracy_over_all_samples(tmp_path: Path) -> None:
     rows = [
         ("0", "r09", 2, 0.0, "0"),
         ("1", "r09", 3, 0.0, "2"),
-        ("2", "r09.2", 2, 5.0, "4"),
+        ("2", "r09.2", 2, 5.34567891, "4"),
         ("3", "r09", 2, 10.0, "1"),
     ]
     labels = sample_rows("eye_contact", rows)  # pyrefly: ignore[bad-argument-type]
     said = said_of(labels[:3], ["0", "3", "4"])
-    said["start"] += 1e-4  # a clip begins with a picture
+    said["start"] = said["start"].round(6)  # as clips have them
     said["end"] -= 0.3  # the recording ends before the window does
     run = made_run(tmp_path, labels, said, "eye_contact", "classification")
     found = eye_contact.read([run], None)
