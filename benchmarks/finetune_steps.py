@@ -8,6 +8,7 @@ clips. Weights are random where they are no release's: the time does not depend 
 from __future__ import annotations
 
 import copy
+import importlib
 import multiprocessing
 import resource
 import time
@@ -81,7 +82,7 @@ def memory(
     """
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports a lot, which is no method's memory
     if any(config.method == "lora" for config in variants.values()):
-        import peft  # noqa: F401  likewise
+        importlib.import_module("peft")
     fork = multiprocessing.get_context("fork")
     found = {}
     for name, config in variants.items():

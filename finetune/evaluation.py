@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,13 @@ def evaluate(
     for seed, of_seed in enumerate(splits):
         parts: dict[str, list[tuple[np.ndarray, np.ndarray, list[str], float]]] = {}
         for split in of_seed:
-            threshold = HALF if of_training is None else youden(of_training, split, seed, fit_predict)
+            if of_training is not None:
+                split = replace(split, threshold=youden(of_training, split, seed, fit_predict))
             predicted = fit_predict(split, seed, np.concatenate(list(split.tests.values())))
             done = 0
             for name, rows in split.tests.items():
                 values = predicted[done : done + len(rows)]
-                parts.setdefault(name, []).append((rows, values, [split.name] * len(rows), threshold))
+                parts.setdefault(name, []).append((rows, values, [split.name] * len(rows), split.threshold))
                 done += len(rows)
         for name, of_test in parts.items():
             rows = np.concatenate([r for r, _, _, _ in of_test])

@@ -28,8 +28,7 @@ from finetune.report_occlusion import Evidence, evidence
 from finetune.report_record import cost, record
 from finetune.settings import splits_told
 from finetune.splits import Split, groups_of
-from finetune.tasks import HALF
-from finetune.tuned import keep_threshold, save_tuned
+from finetune.tuned import save_tuned
 from pretrain.encoder import Encoder
 
 
@@ -63,7 +62,8 @@ def run(config: RunConfig) -> int:
     looked = evidence(problem, splits[0])
     results[config.method] = evaluate(splits, tuning(encoder, problem, config, seconds, looked), of_training)
     costs[config.method] = cost(*trainable(encoder, problem, config), seconds)
-    keep(encoder, problem, config, splits[0][0], results[config.method])
+    if splits[0][0].name != "given":
+        fit_everything(encoder, problem, config)
     if unmoved := problem.best_epochs.count(0):
         problem.notes.append(
             f"{unmoved} of {len(problem.best_epochs)} trainings of {config.method} kept what they began with: no epoch was "
@@ -149,30 +149,21 @@ def tuning(
             looked.add(encoder, head, asked, config)
         if split.name in {"given", "all"} and seed == 0:
             people = bool((problem.examples["person"] != SCENE).any())
-            save_tuned(config.out, encoder, head, problem.task, problem.streams, config, people)
+            save_tuned(config.out, encoder, head, problem.task, problem.streams, config, people, split.threshold)
         methods.remove(encoder)
         return predicted
 
     return fit_predict
 
 
-def keep(encoder: Encoder, problem: Problem, config: RunConfig, first: Split, found: dict[str, Predictions]) -> None:
-    """Where folds were for the figures, trains what is kept on everything; and lets what is kept know its threshold.
-
-    first: the first seed's first split, whose weights are saved already where it is the given one.
-    """
-    chosen = config.threshold == "youden"
-    if first.name == "given":
-        limit = next(iter(found.values())).thresholds
-        threshold = float(np.ravel(limit)[0])
-    else:
-        nothing = np.empty(0, dtype=np.int64)
-        everything = Split("all", np.arange(len(problem.examples)), nothing, {})
-        fit_predict = tuning(encoder, problem, config)
-        threshold = youden(problem, everything, 0, fit_predict) if chosen else HALF
-        fit_predict(everything, 0, nothing)
-    if chosen:
-        keep_threshold(config.out, threshold)
+def fit_everything(encoder: Encoder, problem: Problem, config: RunConfig) -> None:
+    """Trains and saves what is kept where folds were for the figures: it has seen everything."""
+    nothing = np.empty(0, dtype=np.int64)
+    everything = Split("all", np.arange(len(problem.examples)), nothing, {})
+    fit_predict = tuning(encoder, problem, config)
+    if config.threshold == "youden":
+        everything.threshold = youden(problem, everything, 0, fit_predict)
+    fit_predict(everything, 0, nothing)
 
 
 def trainable(encoder: Encoder, problem: Problem, config: RunConfig) -> tuple[int, int, int]:

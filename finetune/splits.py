@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from configs import UserError
+from finetune.tasks import HALF
 
 GroupBy = Literal["participant", "recording", "file"]
 
@@ -26,6 +27,7 @@ class Split:
     train: np.ndarray
     validation: np.ndarray  # empty: the method takes its own part of train
     tests: dict[str, np.ndarray] = field(default_factory=dict)
+    threshold: float = HALF  # of two classes, the probability from which the second is said
 
 
 def groups_of(examples: pd.DataFrame, group_by: GroupBy | None) -> tuple[np.ndarray, list[str]]:

@@ -64,11 +64,18 @@ class Tuned:
 
 
 def save_tuned(
-    folder: Path, encoder: Encoder, head: Head, task: Task, streams: Sequence[str], config: RunConfig, people: bool
+    folder: Path,
+    encoder: Encoder,
+    head: Head,
+    task: Task,
+    streams: Sequence[str],
+    config: RunConfig,
+    people: bool,
+    threshold: float = HALF,
 ) -> None:
     """Writes the files (config.json last, each under a temporary name first), and takes the method out of the encoder.
 
-    people: as in Tuned."""
+    people, threshold: as in Tuned."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)  # what a kill leaves behind must not pass for a model of before
     _write(folder / "head.safetensors", head.state_dict())
@@ -91,20 +98,12 @@ def save_tuned(
         "window_seconds": config.window_seconds,
         "streams": list(streams),
         "people": people,
+        "threshold": threshold,
         "added": plain(added(encoder)),
         "adapted": None if config.adapted is None else str(config.adapted.absolute()),
         "encoder": str(config.encoder.absolute()),
         "encoder_sha256": weights_digest(encoder),
     }
-    _write_about(folder, about)
-
-
-def keep_threshold(folder: Path, threshold: float) -> None:
-    """Lets a tuned model say the second of two classes from a probability on that was chosen on its training part."""
-    _write_about(folder, read_about(folder) | {"threshold": threshold})
-
-
-def _write_about(folder: Path, about: dict[str, Any]) -> None:
     temporary = folder / ".config.json.tmp"
     temporary.write_text(json.dumps(about, indent=1))
     temporary.replace(folder / "config.json")

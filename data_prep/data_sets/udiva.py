@@ -19,6 +19,7 @@ import pandas as pd
 
 from configs import UserError
 from data_prep.data_sets.config import ManifestUdivaConfig
+from data_prep.data_sets.tables import write_labels
 from data_prep.data_sets.udiva_streams import Filmed, write_streams
 from data_prep.draft import Draft, files_below, is_media, look, path_in, publish
 
@@ -79,7 +80,7 @@ def udiva(config: ManifestUdivaConfig) -> int:
             draft.remark("recordings are in no sessions_<split>.csv: without participants and labels", session)
     code = publish(draft, config.out)
     if config.labels is not None:
-        write_labels(config.labels, corpus, draft.rows)
+        write_labels(config.labels, label_table(corpus, draft.rows))
     if config.streams is not None:
         write_streams(config.streams, files, filmed, config.synchronised)
     return code
@@ -215,7 +216,7 @@ def _windows(corpus: Corpus, session: str, letter: str, draft: Draft) -> list[Ro
         raise UserError(f"task_limits.json: {session} {TASKS[letter]}: {given!r} is no [[start, end], ...]") from None
 
 
-def write_labels(path: Path, corpus: Corpus, rows: Iterable[Row]) -> None:
+def label_table(corpus: Corpus, rows: Iterable[Row]) -> pd.DataFrame:
     """A row a recording and participant: their five traits. Raises UserError where nobody has one."""
     quiet = Draft([])
     found = []
@@ -228,19 +229,10 @@ def write_labels(path: Path, corpus: Corpus, rows: Iterable[Row]) -> None:
             if person and any(values.values()):
                 found.append({"recording": recording, "participant": person, **values})
     if not found:
-        raise UserError(f"{path}: nobody of these recordings has a trait in a parts_<split>.csv: no labels to write")
+        raise UserError("nobody of these recordings has a trait in a parts_<split>.csv: no labels to write")
     table = pd.DataFrame(found)
     try:
         table[[*TRAITS]] = table[[*TRAITS]].replace("", "nan").astype(float)
     except ValueError as error:
         raise UserError(f"parts_<split>.csv: a trait is no number: {error}") from None
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        table.to_parquet(temporary, index=False)
-    else:
-        table.to_csv(temporary, index=False)
-    temporary.replace(path)
-    print(
-        f"{path}: the traits of {table['participant'].nunique()} participants in {table['recording'].nunique()} recordings"
-    )
+    return table

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 
 from data_prep.shards import ShardWriter, encode_npz, read_index, read_sample, sample_key, write_index
 from pretrain.clips import Clip, read_clip
@@ -115,3 +117,13 @@ def some_clips(shards: Path) -> list[Clip]:
     """The first three."""
     index = read_index(shards)
     return [read_clip(read_sample(shards, index.iloc[row]), ("video", "pose")) for row in range(3)]
+
+
+def with_a_damaged_clip(shards: Path, folder: Path) -> tuple[Path, pd.Series]:
+    """A copy of shards in which the video of one clip is zeros, and that clip's row of the index."""
+    shutil.copytree(shards, folder)
+    row = read_index(folder).iloc[5]
+    shard, video = folder / row["shard"], read_sample(folder, row)["main.video.mp4"]
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes().replace(video, bytes(len(video))))
+    return folder, row

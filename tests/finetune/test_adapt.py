@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs import UserError, plain
-from data_prep.shards import read_index, read_sample
 from finetune import methods
 from finetune.__main__ import main
 from finetune.adapt import Adaptation, told, with_decoder
@@ -32,6 +31,7 @@ from pretrain.objective import MaskedAutoencoder
 from pretrain.release import load_encoder
 from pretrain.schema import SCHEMA
 from pretrain.tracking import read_metrics
+from tests.finetune.scenes_for_tests import with_a_damaged_clip
 from tests.finetune.test_methods import some_clips
 
 ROOT = Path(__file__).parent.parent.parent
@@ -207,12 +207,7 @@ def test_what_is_tuned_on_top_needs_the_same_adapters(
 def test_a_damaged_clip_is_one_line(
     small_release: Path, square_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shards = shutil.copytree(square_shards, tmp_path / "shards")
-    row = read_index(shards).iloc[5]
-    video = read_sample(shards, row)["main.video.mp4"]
-    data = (shards / row["shard"]).read_bytes()
-    (shards / row["shard"]).chmod(0o644)
-    (shards / row["shard"]).write_bytes(data.replace(video, bytes(len(video))))
+    shards, row = with_a_damaged_clip(square_shards, tmp_path / "shards")
     assert adapt(small_release, shards, tmp_path / "out", "--steps", "14") == 0  # 14 x 4 clips: all 48 are seen
     (line,) = [line for line in capsys.readouterr().err.splitlines() if row["key"] in line]
     assert "the next clip takes its place" in line

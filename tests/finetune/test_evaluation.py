@@ -58,6 +58,25 @@ def test_a_threshold_sees_held_out_thirds_of_the_training_part_and_nothing_else(
     assert threshold < 0.4
 
 
+def test_what_is_fitted_for_a_test_knows_its_threshold() -> None:
+    """It is saved with it: a kill before the end must not leave a model that decides at a half."""
+    targets = np.tile([0, 0, 1, 1], 12)
+    problem = problem_of(targets, TWO, clips=2)
+    (split, *_) = folds(problem.examples, problem.groups, 4, 0, stratify=False)
+    scores = 0.2 + 0.05 * targets
+    known = []
+
+    def fit_predict(fitted: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+        if fitted.tests:
+            known.append(fitted.threshold)
+        return np.stack([1 - scores[asked], scores[asked]], 1)
+
+    (found,) = evaluate([[split]], fit_predict, problem).values()
+    assert known == [pytest.approx(0.225)]
+    assert (found.thresholds == known[0]).all()
+    assert split.threshold == 0.5
+
+
 def test_a_training_part_of_one_class_keeps_the_half() -> None:
     problem = problem_of(np.zeros(8, int), TWO, clips=2)
     split = Split("fold 0", np.arange(6), NOTHING, {"folds": np.arange(6, 8)})

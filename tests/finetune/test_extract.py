@@ -21,6 +21,7 @@ from finetune.data import build_shards, open_encoder, preprocessing
 from pretrain.clips import read_clip
 from pretrain.encoder import Encoder
 from tests.finetune.release_for_tests import release_of
+from tests.finetune.scenes_for_tests import with_a_damaged_clip
 from tests.pretrain.clips_for_tests import tiny_model
 
 KEYS = ["recording", "time", "end", "view", "person", "stream"]
@@ -202,12 +203,7 @@ def test_what_cannot_be_read_is_a_line_and_exit_code_3(
     small_release: Path, square_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A damaged clip of shards, and a damaged file of a folder, cost themselves."""
-    shards = shutil.copytree(square_shards, tmp_path / "shards")
-    row = read_index(shards).iloc[5]
-    video = read_sample(shards, row)["main.video.mp4"]
-    data = (shards / row["shard"]).read_bytes()
-    (shards / row["shard"]).chmod(0o644)
-    (shards / row["shard"]).write_bytes(data.replace(video, bytes(len(video))))
+    shards, row = with_a_damaged_clip(square_shards, tmp_path / "shards")
     assert extract(small_release, shards, tmp_path / "clips.parquet") == 3
     assert len(pd.read_parquet(tmp_path / "clips.parquet")) == 47 * 3
     said = capsys.readouterr().err.splitlines()

@@ -16,6 +16,7 @@ from finetune.__main__ import main
 from finetune.data import open_encoder
 from finetune.tuned import load_tuned
 from pretrain.clips import read_clip
+from tests.finetune.scenes_for_tests import with_a_damaged_clip
 
 
 def run(release: Path, shards: Path, labels: str, target: str, out: Path, *more: str) -> int:
@@ -108,12 +109,7 @@ def test_numbers_are_a_regression(small_release: Path, square_shards: Path, tmp_
 def test_a_damaged_sample_costs_its_clip_and_no_more(
     small_release: Path, square_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shards = shutil.copytree(square_shards, tmp_path / "shards")
-    row = read_index(shards).iloc[5]
-    video = read_sample(shards, row)["main.video.mp4"]
-    data = (shards / row["shard"]).read_bytes()
-    (shards / row["shard"]).chmod(0o644)
-    (shards / row["shard"]).write_bytes(data.replace(video, bytes(len(video))))
+    shards, row = with_a_damaged_clip(square_shards, tmp_path / "shards")
     more = ("--method", "linear", "--seeds", "1", "--group_by", "recording")
     assert run(small_release, shards, "scene.csv", "moves", tmp_path / "out", *more) == 0
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 47
