@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_a_line_and_exit_code_3(
     assert sum(line.startswith(f"{row['key']}: left out") for line in said) == 1
     assert said[-1].startswith("1 clips hold none of")
 
-    videos = tmp_path / "videos"
+    videos, video = tmp_path / "videos", read_sample(square_shards, row)["main.video.mp4"]
     videos.mkdir()
     (videos / "good.mp4").write_bytes(video)
     (videos / "bad.mp4").write_bytes(video[: len(video) // 3])
