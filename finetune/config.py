@@ -230,6 +230,8 @@ class RunConfig:
     """clips that go through the encoder at once"""
     workers: int = 1
     """processes that read and decode clips; 0 = none beside this one"""
+    clips_gb: float = 4.0
+    """GB of memory for decoded clips, which all methods but linear and attentive ask for again every epoch; 0 = decode again"""
     device: Device = "auto"
     """auto = the GPU where there is one"""
     tracking_uri: str | None = None
@@ -240,8 +242,8 @@ class RunConfig:
             raise ValueError(f"folds: {self.folds} is less than 2")
         if self.window_seconds is not None and self.window_seconds <= 0:
             raise ValueError(f"window_seconds: {self.window_seconds} is not more than 0")
-        if self.seeds < 1 or self.batch_size < 1 or self.workers < 0:
-            raise ValueError("seeds and batch_size must be 1 or more, workers 0 or more")
+        if self.seeds < 1 or self.batch_size < 1 or self.workers < 0 or self.clips_gb < 0:
+            raise ValueError("seeds and batch_size must be 1 or more, workers and clips_gb 0 or more")
         if self.train_setting is not None and self.test_setting in {None, self.train_setting}:
             raise ValueError("train_setting: give test_setting, another one, as well")
         shallow = self.method == "prompt" and self.prompt.depth == "shallow"

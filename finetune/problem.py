@@ -28,6 +28,7 @@ from finetune.features import (
     of_one,
     weights_digest,
 )
+from finetune.kept_clips import KeptClips
 from finetune.labels import called_as_in, class_names, infer_task, join, people_of, targets_of
 from finetune.settings import named_split, settings_of
 from finetune.splits import Split, folds, groups_of
@@ -45,6 +46,7 @@ class Problem:
     [example, ...] as Task has them. groups: what stays together, int [example]. streams: what the encoder reads. features:
     pooled, of the frozen encoder. unit: what is resampled for an interval. baselines: the same of simpler descriptions, by name.
     steps: of the frozen encoder, once a method needs them. added: streams beside the shards.
+    kept: clips that were decoded, for the next epoch.
     best_epochs: of every training so far, after which epoch the weights were the best on held-out groups; 0 = before the first.
     """
 
@@ -61,6 +63,7 @@ class Problem:
     unit: str = "recordings"
     steps: Steps | None = None
     added: AddedStreams | None = None
+    kept: KeptClips = field(default_factory=KeptClips)
     best_epochs: list[int] = field(default_factory=list)
 
     @property

@@ -7,6 +7,7 @@ alone: the encoder runs once, and what its tokens hold is kept (steps.py).
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -147,13 +148,14 @@ def _rows(problem: Problem, of_clips: list[list[int]]) -> tuple[np.ndarray, Rows
 
 def _clips(problem: Problem, numbers: np.ndarray, config: RunConfig) -> Iterator[tuple[list[Clip], np.ndarray]]:
     """Clips and their rows of ``problem.index``, int [clip], in batches; damaged ones are left out."""
-    done = 0
-    index = problem.index.iloc[numbers]
-    for batch in batches(problem.shards, index, problem.streams, config.batch_size, config.workers, problem.added):
-        kept = [(clip, row) for clip, row in zip(batch, numbers[done:], strict=False) if clip is not None]
-        done += len(batch)
-        if kept:
-            yield [clip for clip, _ in kept], np.array([row for _, row in kept])
+    asked = [int(number) for number in numbers]
+    index = problem.index.iloc[problem.kept.missing(asked)]
+    batched = batches(problem.shards, index, problem.streams, config.batch_size, config.workers, problem.added)
+    clips = problem.kept.fill(asked, itertools.chain.from_iterable(batched), config.clips_gb * 1e9)
+    for first in range(0, len(asked), config.batch_size):
+        batch = {number: next(clips) for number in asked[first : first + config.batch_size]}
+        if kept := {number: clip for number, clip in batch.items() if clip is not None}:
+            yield list(kept.values()), np.array(list(kept))
 
 
 def kept_steps(encoder: Encoder, problem: Problem, config: RunConfig) -> Steps:
