@@ -17,7 +17,7 @@ from finetune.added_streams import add, read_added
 from finetune.baselines import NAMES
 from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
-from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary, youden
+from finetune.evaluation import FitPredict, Predictions, evaluate, for_all, probe, summary, youden
 from finetune.features import Features, of_one
 from finetune.labels import SCENE, read_labels
 from finetune.methods import linear
@@ -89,9 +89,9 @@ def simpler(
     from rich.progress import track
 
     rows: dict[str, Features] = {}
+    constant = "majority" if problem.task.name == "classification" else "mean predictor"
     if config.baselines:
-        constant = of_one(np.zeros((len(problem.examples), 1), np.float32))
-        rows["majority" if problem.task.name == "classification" else "mean predictor"] = constant
+        rows[constant] = of_one(np.zeros((len(problem.examples), 1), np.float32))
         rows |= {NAMES[name]: told for name, told in problem.baselines.items() if told.values.any()}
     if config.method != "linear":
         rows["linear"] = problem.features
@@ -101,6 +101,8 @@ def simpler(
         if name == "linear":
             fit_predict = timed(fit_predict, seconds)
         results[name] = evaluate(splits, fit_predict, of_training)
+        if name == constant and splits[0][0].name != "given":
+            results[name] = {test: for_all(found) for test, found in results[name].items()}
     if seconds:
         costs["linear"] = cost(0, 0, head_weights(problem), seconds)
     return results, costs

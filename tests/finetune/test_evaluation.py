@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.evaluation import Predictions, evaluate, metrics_of, summary, youden
+from finetune.config import RunConfig
+from finetune.evaluation import Predictions, evaluate, metrics_of, probe, summary, youden
 from finetune.features import of_one
 from finetune.problem import Problem
+from finetune.run import simpler
 from finetune.splits import Split, folds
 from finetune.tasks import Task
 
@@ -56,6 +58,20 @@ def test_a_threshold_sees_held_out_thirds_of_the_training_part_and_nothing_else(
 
     assert both(threshold) == pytest.approx(max(both(limit) for limit in np.linspace(0, 0.5, 500)))
     assert threshold < 0.4
+
+
+def test_the_mean_predictor_is_no_worse_than_chance_where_everybody_is_left_out_in_turn(tmp_path: Path) -> None:
+    """Whoever is left out is missing from the mean: fold by fold, it ranks every patient below every control."""
+    targets = np.repeat([0, 1], 10)
+    problem = problem_of(targets, TWO, clips=2)
+    splits = [folds(problem.examples, problem.groups, "each", 0, stratify=False)]
+    config = RunConfig(Path(), Path(), Path(), "ill", tmp_path)
+    by_fold = evaluate(splits, probe(problem, problem.features))["folds"].values[0, :, 1]
+    assert by_fold[targets == 1].max() < by_fold[targets == 0].min()
+    results, _ = simpler(problem, splits, config)
+    row = summary(problem, results["majority"])["folds"]
+    assert row["auroc"]["mean"] == 0.5
+    assert row["participants"]["auroc"]["mean"] == 0.5
 
 
 def test_what_is_fitted_for_a_test_knows_its_threshold() -> None:
