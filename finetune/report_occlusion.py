@@ -8,7 +8,7 @@ scenes silent sound alone cost 1.4 to 3 nats in every stretch, where the whole o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -73,6 +73,20 @@ class Evidence:
             self.streams[here, column] = np.where(found, drop, np.nan)
         for stretch in range(STRETCHES):
             self.stretches[here, stretch] = self._drop(whole, predict(WithoutStretch(encoder, stretch)))
+
+    def found(self, asked: np.ndarray) -> dict[str, np.ndarray]:
+        """What is known of its examples among ``asked``, as arrays for ``put``."""
+        here = np.array(
+            [number for number in np.flatnonzero(np.isin(self.rows, asked)) if number in self.said], np.int64
+        )
+        said = np.array([self.said[number] for number in here])
+        return {"looked": here, "said": said, "streams": self.streams[here], "stretches": self.stretches[here]}
+
+    def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes what ``found`` gave."""
+        here = arrays["looked"]
+        self.said |= dict(zip(here.tolist(), arrays["said"], strict=True))
+        self.streams[here], self.stretches[here] = arrays["streams"], arrays["stretches"]
 
     def _members(self, row: int) -> set[str]:
         """The streams that the sample of an example holds."""

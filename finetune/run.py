@@ -19,6 +19,7 @@ from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
 from finetune.evaluation import FitPredict, Predictions, evaluate, for_all, probe, summary, youden
 from finetune.features import Features, of_one
+from finetune.fits import SAVED, Fits
 from finetune.labels import SCENE, read_labels
 from finetune.methods import linear
 from finetune.problem import Problem, load_problem
@@ -58,12 +59,13 @@ def run(config: RunConfig) -> int:
     )
     of_training = problem if config.threshold == "youden" else None
     results, costs = simpler(problem, splits, config, of_training)
-    seconds: list[float] = []
     looked = evidence(problem, splits[0])
-    results[config.method] = evaluate(splits, tuning(encoder, problem, config, seconds, looked), of_training)
-    costs[config.method] = cost(*trainable(encoder, problem, config), seconds)
+    fits = Fits.of(encoder, problem, config, looked)
+    fit_predict = fits.through(tuning(encoder, problem, config, fits.seconds, looked))
+    results[config.method] = evaluate(splits, fit_predict, of_training)
+    costs[config.method] = cost(*trainable(encoder, problem, config), fits.seconds)
     if splits[0][0].name != "given":
-        fit_everything(encoder, problem, config)
+        fit_everything(fit_predict, problem, config)
     if unmoved := problem.best_epochs.count(0):
         problem.notes.append(
             f"{unmoved} of {len(problem.best_epochs)} trainings of {config.method} kept what they began with: no epoch was "
@@ -76,6 +78,7 @@ def run(config: RunConfig) -> int:
     found = record(config, encoder, problem, splits, table, costs, predictions, looked.record())
     write_report(config, problem, table, found, predictions)
     log(config, found)
+    fits.remove()
     return 0
 
 
@@ -149,7 +152,7 @@ def tuning(
             predicted = training.predict(encoder, head, problem, asked, config)
         if looked is not None and split.tests and seed == 0:
             looked.add(encoder, head, asked, config)
-        if split.name in {"given", "all"} and seed == 0:
+        if split.name in SAVED and seed == 0:
             people = bool((problem.examples["person"] != SCENE).any())
             save_tuned(config.out, encoder, head, problem.task, problem.streams, config, people, split.threshold)
         methods.remove(encoder)
@@ -158,11 +161,10 @@ def tuning(
     return fit_predict
 
 
-def fit_everything(encoder: Encoder, problem: Problem, config: RunConfig) -> None:
+def fit_everything(fit_predict: FitPredict, problem: Problem, config: RunConfig) -> None:
     """Trains and saves what is kept where folds were for the figures: it has seen everything."""
     nothing = np.empty(0, dtype=np.int64)
     everything = Split("all", np.arange(len(problem.examples)), nothing, {})
-    fit_predict = tuning(encoder, problem, config)
     if config.threshold == "youden":
         everything.threshold = youden(problem, everything, 0, fit_predict)
     fit_predict(everything, 0, nothing)

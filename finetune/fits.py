@@ -1,0 +1,87 @@
+"""Trainings that are done, kept in OUT/fits until the report is written: a run that was stopped goes on with the next one.
+
+One npz for each split and seed, named after all that its training depends on: what it predicts, how long it took, after which
+epoch it was the best, what was noted, and what the report says that predictions rest on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import plain
+from finetune.added_streams import told
+from finetune.config import RunConfig
+from finetune.evaluation import FitPredict
+from finetune.features import cached, data_digest, digest_of
+from finetune.problem import Problem
+from finetune.report_occlusion import Evidence
+from finetune.splits import Split
+from pretrain.encoder import Encoder
+from pretrain.weights import digest
+
+SAVED = {"given", "all"}  # splits whose first seed is the model that is kept
+NO_MATTER = {"out", "workers", "clips_gb", "device", "tracking_uri"}  # to what a training finds
+
+
+@dataclass
+class Fits:
+    """Of one run. seconds: how long each training for a test took; looked: what predictions of the first seed rest on."""
+
+    folder: Path
+    problem: Problem
+    looked: Evidence
+    depends: str
+    seconds: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, encoder: Encoder, problem: Problem, config: RunConfig, looked: Evidence) -> Fits:
+        """Of a run whose encoder nothing is installed in yet."""
+        settings = {name: value for name, value in plain(config).items() if name not in NO_MATTER}
+        parts = (settings, digest(encoder.state_dict()), data_digest(problem.shards), *told(encoder, problem.added))
+        depends = digest_of(*parts, problem.streams, problem.examples.to_csv(index=False))
+        fits = cls(config.out / "fits", problem, looked, depends)
+        if there := len(list(fits.folder.glob(f"*-{depends}-*.npz"))):
+            print(f"{fits.folder}: {there} trainings are there; going on")
+        return fits
+
+    def through(self, fit_predict: FitPredict) -> FitPredict:
+        """The same function; what is kept is not fitted again. The model that is saved always is: OUT may hold another one."""
+
+        def run(split: Split, seed: int, asked: np.ndarray) -> np.ndarray:
+            if split.name in SAVED and seed == 0:
+                return fit_predict(split, seed, asked)
+            rows = [part.tolist() for part in (split.train, split.validation, asked)]
+            name = f"{split.name.replace(', ', '-').replace(' ', '-')}-seed-{seed}-{self.depends}-{digest_of(*rows)}"
+            file = self.folder / f"{name}.npz"
+            if file.is_file():
+                return self._again(cached(file, dict))
+            return cached(file, lambda: self._fitted(fit_predict, split, seed, asked))["predicted"]
+
+        return run
+
+    def _fitted(self, fit_predict: FitPredict, split: Split, seed: int, asked: np.ndarray) -> dict[str, np.ndarray]:
+        lists: dict[str, list[Any]] = self._lists()
+        before = {name: len(values) for name, values in lists.items()}
+        predicted = fit_predict(split, seed, asked)
+        new = {name: np.array(values[before[name] :]) for name, values in lists.items()}
+        looked = self.looked.found(asked) if seed == 0 and split.tests else {}
+        return new | looked | {"predicted": predicted}
+
+    def _again(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        for name, values in self._lists().items():
+            values.extend(arrays[name].tolist())
+        if "said" in arrays:
+            self.looked.put(arrays)
+        return arrays["predicted"]
+
+    def _lists(self) -> dict[str, list[Any]]:
+        return {"seconds": self.seconds, "best_epochs": self.problem.best_epochs, "notes": self.problem.notes}
+
+    def remove(self) -> None:
+        """Takes them away; the report is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
