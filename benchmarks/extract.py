@@ -1,7 +1,8 @@
 """What does ``finetune extract`` cost, and does it hold for hours? ``python -m benchmarks.extract [FILE] [--parts speed ...]``
 
-- speed: ViT-S with random weights (recipe small) at the default rate: seconds of all cores and on the clock for a second of
-  video, with all streams (landmarks are looked for), with video alone, of two files at once, and of shards, which are prepared.
+- speed: ViT-S with random weights and open gates (recipe small) at the default rate: seconds of all cores and on the clock for
+  a second of video, with all streams (landmarks are looked for), with video alone, of two files at once, and of shards, which
+  are prepared.
 - memory: peak of the command's own process and of the largest that it starts, on a short and on a long file, with a small
   encoder at 5 frames and half a look a second, so that hours pass in minutes.
 - kills: kill -9 at random moments, started again until it ends: are the rows those of a run that nobody touched?
@@ -45,17 +46,23 @@ from pretrain.release import release
 from pretrain.schema import SCHEMA
 
 LOOP = 16.0  # seconds of a file that is repeated: whole frames of picture and of sound
+OPEN = 0.1  # a gate that has learnt; a closed one costs nothing
 PARTS = ("speed", "memory", "kills")
 SMALL = {"dim": 48, "layers": 2, "heads": 3, "mlp_dim": 96, "image_height": 64, "image_width": 64, "frame_rate": 5.0}
 
 
-def random_release(folder: Path, model: ModelConfig, **preprocessing: Any) -> Path:
-    """A release of random weights whose videos are prepared by the defaults but for ``preprocessing``."""
+def random_release(folder: Path, model: ModelConfig, gate: float = OPEN, **preprocessing: Any) -> Path:
+    """A release of random weights whose videos are prepared by the defaults but for ``preprocessing``. gate: of the branch that
+    reads other streams and segments; 0 = closed, as in published VideoMAE weights."""
     run, config = folder / "run", BuildConfig(Path(), Path(), **preprocessing)
     torch.manual_seed(0)
     step = run / "checkpoints" / "step-00000001"
     step.mkdir(parents=True)
-    weights = {f"encoder.{name}": value.contiguous() for name, value in Encoder(model).state_dict().items()}
+    encoder = Encoder(model)
+    for reading in encoder.trunk.readings():
+        for value in reading.gates.values():
+            torch.nn.init.constant_(value, gate)
+    weights = {f"encoder.{name}": value.contiguous() for name, value in encoder.state_dict().items()}
     save_file(weights, step / "weights.safetensors")
     about = {"schema": SCHEMA, "state": {"step": 1}, "config": plain(replace(settings(), model=model))}
     (step / "config.json").write_text(json.dumps(about))
@@ -155,7 +162,8 @@ def extract(encoder: Path, video: Path, out: Path, *more: str, kill_after: float
 
 def speed(root: Path, file: Path, seconds: float) -> None:
     """Prints what a second of video costs, beside a second on the clock."""
-    encoder, source = random_release(root, settings().model), encoded(root, file, 25)
+    model, source = settings().model, encoded(root, file, 25)
+    encoder, closed = (random_release(root / str(gate), model, gate) for gate in (OPEN, 0.0))
     for name in ("two", "short two"):
         (root / name).mkdir()
     short = repeated(source, 10, root / "short.mp4")
@@ -164,22 +172,24 @@ def speed(root: Path, file: Path, seconds: float) -> None:
             repeated(source, length, root / folder / f"{name}.mp4")
     long = repeated(source, seconds + 10, root / "long.mp4")
     shards = {}
-    for video in (short, long):
-        shards[video] = root / f"{video.stem}-shards"
-        command = [sys.executable, "-m", "data_prep", "build", str(root / f"{video.stem}.csv"), str(shards[video])]
-        (root / f"{video.stem}.csv").write_text(f"path\n{video.name}\n")
+    for path in (short, long):
+        shards[path] = root / f"{path.stem}-shards"
+        command = [sys.executable, "-m", "data_prep", "build", str(root / f"{path.stem}.csv"), str(shards[path])]
+        (root / f"{path.stem}.csv").write_text(f"path\n{path.name}\n")
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    rows: dict[str, tuple[Path, Path, int, list[str]]] = {
-        "a file, video alone": (short, long, 1, ["--streams", "[video]"]),
-        "a file, all streams": (short, long, 1, []),
-        "two files, all streams": (root / "short two", root / "two", 2, []),
-        "shards, video alone": (shards[short], shards[long], 1, ["--streams", "[video]"]),
-        "shards, all streams": (shards[short], shards[long], 1, []),
+    video = ["--streams", "[video]"]
+    rows: dict[str, tuple[Path, Path, Path, int, list[str]]] = {
+        "a file, video alone": (encoder, short, long, 1, video),
+        "the same, gates closed": (closed, short, long, 1, video),
+        "a file, all streams": (encoder, short, long, 1, []),
+        "two files, all streams": (encoder, root / "short two", root / "two", 2, []),
+        "shards, video alone": (encoder, shards[short], shards[long], 1, video),
+        "shards, all streams": (encoder, shards[short], shards[long], 1, []),
     }
     print(f"ViT-S, {seconds:g} s of {file.name} a file, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     print("| | core seconds a second | seconds a second | times real time |\n|---|---|---|---|")
-    for name, (less, whole, files, more) in rows.items():
-        start, used = (extract(encoder, video, root / "f.parquet", *more) for video in (less, whole))
+    for name, (folder, less, whole, files, more) in rows.items():
+        start, used = (extract(folder, data, root / "f.parquet", *more) for data in (less, whole))
         core, wall = ((b - a) / (files * seconds) for a, b in ((start.core, used.core), (start.wall, used.wall)))
         print(f"| {name} | {core:.2f} | {wall:.2f} | {1 / wall:.2f} |", flush=True)
     print(f"load {os.getloadavg()[0]:.1f} afterwards")

@@ -112,6 +112,11 @@ class GatedReading(nn.Module):
         """What others read of x [token, dim], normalised: [pooled, dim], means or sums weighted by a learned score."""
         return groups.mean(x) if self.score is None else groups.weighted_mean(x, self.score(x)[:, 0])
 
+    def read(self, layout: Layout) -> list[str]:
+        """The sources of a layout that it has a gate for; without gradients, those whose gate is open: the rest adds zero."""
+        gates = [(name, self.gates[name]) for name in layout.sources if name in self.gates]
+        return [name for name, gate in gates if torch.is_grad_enabled() or gate.any()]
+
     def keys(self, pooled: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Keys and values [pooled, head, dim] of what is read, pooled [pooled, dim]."""
         key, value = (
@@ -122,7 +127,7 @@ class GatedReading(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, key: Tensor, value: Tensor) -> Tensor | None:
         """x [token, dim], normalised -> [token, dim], or None where none of them reads anything; key, value: of ``keys``."""
-        sources = {name: source for name, source in layout.sources.items() if name in self.gates}
+        sources = {name: layout.sources[name] for name in self.read(layout)}
         if not sources:
             return None
         query = rearrange(self.query(x), "token (head dim) -> token head dim", head=self.heads)
@@ -181,7 +186,7 @@ class Block(nn.Module):
         if layout.sources:
             pooled = self.reading.pooled(y, layout.pool) if pooled is None else pooled
             branches = [self.reading] if self.cross is None else [self.reading, self.cross]
-            keys = [(branch, *branch.keys(pooled, layout)) for branch in branches]
+            keys = [(branch, *branch.keys(pooled, layout)) for branch in branches if branch.read(layout)]
         if torch.is_grad_enabled() or x.is_cuda or len(layout.parts) == 1:
             return self._rest(x, y, layout, keys)
         out = torch.empty_like(x)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from clips_for_tests import make_clip, tiny_mask, tiny_model
 
+from pretrain import trunk
+from pretrain.attention import packed_attention
 from pretrain.config import KINDS, MaskConfig, OptimizerConfig
 from pretrain.encoder import Encoder
 from pretrain.objective import MaskedAutoencoder
@@ -47,6 +49,26 @@ def test_at_step_0_a_segments_video_tokens_are_those_of_the_segment_alone(encode
     with torch.no_grad():
         opened = video_of(open_gates(encoder), clip)
     assert (opened - everything).abs().max() > 1e-3
+
+
+def test_a_closed_gate_costs_nothing_without_gradients_and_changes_nothing(encoder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(trunk, "packed_attention", lambda *args: (calls.append(1), packed_attention(*args))[1])
+    counts = []
+    for opened in ("none", "audio_scene", "all"):
+        for name, parameter in encoder.named_parameters():
+            if ".gates." in name and opened in {"all", name.rpartition(".")[2]}:
+                torch.nn.init.constant_(parameter, 0.5)
+        tokens = []
+        for grad in (True, False):
+            calls.clear()
+            with torch.set_grad_enabled(grad):
+                tokens.append(encoder.encode_clips([make_clip(views=2)]).tokens.detach())
+            counts.append(len(calls))
+        assert torch.equal(*tokens)
+    layers = encoder.config.layers
+    assert counts[::2] == [counts[0]] * 3
+    assert counts[1::2] == [layers, 2 * layers, counts[0]]
 
 
 def test_gates_have_a_gradient_at_step_0():
