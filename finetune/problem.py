@@ -31,7 +31,7 @@ from finetune.features import (
 from finetune.kept_clips import KeptClips
 from finetune.labels import called_as_in, class_names, infer_task, join, people_of, targets_of
 from finetune.settings import named_split, settings_of
-from finetune.splits import Split, folds, groups_of
+from finetune.splits import Split, folds, groups_of, unused
 from finetune.steps import Steps
 from finetune.tasks import Task, TaskName
 from pretrain.encoder import Encoder
@@ -229,6 +229,7 @@ def load_problem(
         if unknown := examples["recording"][examples["setting"] == ""].nunique():
             notes.append(f"{unknown} recordings are left out: nobody said their {config.setting}")
     given = named_split(examples, config)  # before the long part: what is wrong with splits shows at once
+    notes += unused(examples, given) if config.test_setting is None else []
     unnamed = given is not None and config.group_by is None and (examples["participant"] == "").any()
     group_by = "recording" if unnamed else config.group_by or "participant"
     groups, warnings = groups_of(examples, group_by)

@@ -86,6 +86,22 @@ def given_split(examples: pd.DataFrame, group_by: GroupBy | None) -> Split | Non
     return split
 
 
+def unused(examples: pd.DataFrame, given: Split | None) -> list[str]:
+    """A line for what the manifest's splits name and nothing is made of: a ``dev`` is no ``val``."""
+    counts = examples["split"][examples["split"] != ""].value_counts().sort_index()
+    if given is None:
+        named = (
+            f"splits of the manifest ({', '.join(counts.index)}) are not used: there is no train and test among them"
+        )
+        return [named] if len(counts) else []
+    known = {"train", "val", *given.tests}
+    return [
+        f"split {name!r} is not used ({count} examples): train, val and test* are"
+        for name, count in counts.items()
+        if name not in known
+    ]
+
+
 def folds(
     examples: pd.DataFrame, groups: np.ndarray, count: int | Literal["each"], seed: int, stratify: bool
 ) -> list[Split]:

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 from configs import UserError
-from finetune.splits import folds, given_split, group_folds, groups_of, hold_out
+from finetune.splits import folds, given_split, group_folds, groups_of, hold_out, unused
 
 
 def examples(recordings: str, participants: str | None = None, splits: str | None = None) -> pd.DataFrame:
     """One letter an example."""
     names = list(participants) if participants else [""] * len(recordings)
     frame = pd.DataFrame({"recording": list(recordings), "participant": names, "people": "", "files": list(recordings)})
-    words = {"r": "train", "v": "val", "t": "test", "x": "test_reversed", " ": ""}
+    words = {"r": "train", "v": "val", "t": "test", "x": "test_reversed", "d": "dev", " ": ""}
     frame["split"] = [words[s] for s in splits] if splits else ""
     frame["value"] = list("ny" * len(recordings))[: len(recordings)]
     return frame
@@ -88,6 +88,16 @@ def test_splits_of_the_manifest_are_used_each_test_by_itself() -> None:
     assert split.validation.tolist() == [2]
     assert {name: rows.tolist() for name, rows in split.tests.items()} == {"test": [3], "test_reversed": [4, 5]}
     assert given_split(examples("abc"), None) is None
+
+
+def test_splits_that_nothing_is_made_of_are_told() -> None:
+    given = examples("abcdef", "pqrstu", "rddtx ")
+    assert unused(given, given_split(given, None)) == ["split 'dev' is not used (2 examples): train, val and test* are"]
+    (told,) = unused(examples("abc", "pqr", "rdr"), None)
+    assert told == "splits of the manifest (dev, train) are not used: there is no train and test among them"
+    for silent in ("rvtx", "    "):
+        table = examples("abcd", "pqrs", silent)
+        assert unused(table, given_split(table, None)) == []
 
 
 @pytest.mark.parametrize("learnt", ["r", "v"])
