@@ -90,14 +90,15 @@ def rows_of(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
 
 
 def scores(protocol: ModuleType, runs: Sequence[Run], annotations: Path | None) -> pd.DataFrame:
-    """scores.csv: test, row, metric, value (mean over seeds), std, seeds; empty where a figure cannot be told."""
+    """scores.csv: test, row, metric, value (mean over seeds), std (of a sample: none of one seed), seeds; empty where a figure cannot
+    be told."""
     found = []
     for row, of_row in rows_of(runs):
         for test in tests_of(runs):
             parts = ([part(run, test, seed) for run in of_row] for seed in range(runs[0].record["seeds"]))
             by_seed = pd.DataFrame([protocol.score(protocol.read(of_seed, annotations)) for of_seed in parts])
             for metric, values in by_seed.items():
-                mean, std = (np.mean(values), np.std(values)) if np.isfinite(values).all() else (np.nan, np.nan)
+                mean, std = (values.mean(), values.std()) if np.isfinite(values).all() else (np.nan, np.nan)
                 found.append((test, row, metric, float(mean), float(std), len(values)))
     return pd.DataFrame(found, columns=["test", "row", "metric", "value", "std", "seeds"])
 

@@ -6,6 +6,7 @@ And what a sample of several people is: all views in one clip, everybody's strea
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +51,9 @@ def prepared(folder: Path, name: str, root: Path, recipe: str, **manifest: objec
 def run(release: Path, folder: Path, recipe: str, **settings: object) -> Path:
     """A finetune run by a recipe."""
     given = {"encoder": release, "data": folder / "shards", "labels": folder / "labels.parquet"}
-    given |= {"out": folder / recipe, "workers": 0, "seeds": 1, "streams": "[face,pose]"}
-    assert finetune.__main__.main(["run", "--config", recipe, *words(**{**given, **settings})]) == 0
-    return folder / recipe
+    given |= {"out": folder / recipe, "workers": 0, "seeds": 1, "streams": "[face,pose]"} | settings
+    assert finetune.__main__.main(["run", "--config", recipe, *words(**given)]) == 0
+    return Path(str(given["out"]))
 
 
 def score(name: str, run: Path) -> pd.Series:
@@ -74,15 +75,19 @@ def grouped(groups: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return prepared(folder, "mpii-group", write_2021(folder / "mpii", groups[:2], groups[2]), "mpii-group")
 
 
-@pytest.fixture(scope="module")
-def release(dyadic: Path) -> Path:
-    """Pretrained for a few steps, with rates at which gates open in them."""
-    more = {f"model.{name}": value for name, value in SMALL.items()} | {"data.shards": dyadic / "shards"}
+def pretrained(folder: Path, recipe: str) -> Path:
+    """A release after a few steps on the shards of a folder, with rates at which gates open in them."""
+    more = {f"model.{name}": value for name, value in SMALL.items()} | {"data.shards": folder / "shards"}
     more |= {"steps": 4, "batch": 2, "accumulate": 1, "precision": "fp32", "data.workers": 0, "checkpoint_every": 4}
     more |= {"picture_every": 4, "optimizer.warmup_steps": 1, "optimizer.gate_lr": 0.1, "data.statistics_clips": 4}
-    assert pretrain.__main__.main(["run", "--config", "noxi", "--out", str(dyadic / "run"), *words(**more)]) == 0
-    assert pretrain.__main__.main(["release", str(dyadic / "run"), str(dyadic / "release")]) == 0
-    return dyadic / "release"
+    assert pretrain.__main__.main(["run", "--config", recipe, "--out", str(folder / "run"), *words(**more)]) == 0
+    assert pretrain.__main__.main(["release", str(folder / "run"), str(folder / "release")]) == 0
+    return folder / "release"
+
+
+@pytest.fixture(scope="module")
+def release(dyadic: Path) -> Path:
+    return pretrained(dyadic, "noxi")
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +235,22 @@ def test_next_speaker_and_eye_contact_from_the_folders_to_the_official_figure(
     truth = pd.read_csv(grouped / "mpii" / "sample_lists" / "val_eye_contact.csv")
     assert said["index"].tolist() == truth["index"].tolist()
     assert figures["linear probe", "accuracy"] == pytest.approx((said["prediction"] == truth["label"]).mean())
+
+
+def test_whole_discussions_are_pretrained_on_for_the_next_speaker(
+    groups: list[Path], grouped: Path, tmp_path: Path
+) -> None:
+    root = write_2021(tmp_path / "mpii", groups[:2], groups[2])
+    whole = prepared(tmp_path, "mpii-group", root, "mpii-group", whole="true")
+    release = pretrained(whole, "mpii-group")
+    learnt = json.loads((whole / "run" / "data.json").read_text())["summary"]
+    index = read_index(whole / "shards")
+    assert learnt["recordings"] == index[index["split"] == "train"]["recording"].nunique() == 2
+    assert {"video", "audio", "face", "pose"} <= set(open_encoder(release, "cpu").modalities)
+    found = run(release, grouped, "mpii-next-speaker", out=tmp_path / "next")
+    figures = score("multimediate-next-speaker", found)
+    assert np.isfinite(figures["linear probe", "uar"])
+    assert (found / "score" / "submission-test_val" / "prediction_next_speaker.csv").is_file()
 
 
 def test_bodily_behaviour_from_the_folders_to_the_official_figure(

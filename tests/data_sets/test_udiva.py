@@ -40,7 +40,7 @@ def labels(out: Path) -> dict[tuple[str, str], list[float]]:
     return dict(zip(zip(table["recording"], table["participant"], strict=True), traits, strict=True))
 
 
-def test_recording_ids_keep_their_leading_zeros(
+def test_trap_recording_ids_keep_their_leading_zeros(
     udiva_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Trap: 002003 read as a number is 2003."""
@@ -67,7 +67,7 @@ def test_zeros_that_a_table_has_lost_are_matched_by_number_and_said(
     )
 
 
-def test_fc1_films_part_1_and_traits_are_looked_up_by_id(udiva_root: Path, tmp_path: Path) -> None:
+def test_trap_fc1_films_part_1_and_traits_are_looked_up_by_id(udiva_root: Path, tmp_path: Path) -> None:
     """Trap: parts_*.csv is in order of ID; in 002003 PART.1 is 003, whom its second row describes."""
     rows = manifest(udiva_root, tmp_path, "--labels", str(tmp_path / "labels.parquet"))
     filmed = {(row["recording"], row["view"]): row["participants"] for row in rows}
@@ -210,7 +210,7 @@ def numbers(rows: dict[str, np.ndarray], participant: str) -> list[int]:
     return values[:, 0].astype(int).tolist()
 
 
-def test_landmarks_that_are_not_there_or_not_valid_have_no_row(streams: Path) -> None:
+def test_trap_landmarks_that_are_not_there_or_not_valid_have_no_row(streams: Path) -> None:
     """Trap: a frame, a part or a hand may lack landmarks; 7's body has some that are not valid, 5's left hand is unseen."""
     read = read_added(streams / "streams.yaml")
     assert read.streams["face68"].features == 204
@@ -223,7 +223,7 @@ def test_landmarks_that_are_not_there_or_not_valid_have_no_row(streams: Path) ->
     assert set(of["right_hand"]) == everything - {6}
 
 
-def test_frames_are_sorted_as_numbers(streams: Path) -> None:
+def test_trap_frames_are_sorted_as_numbers(streams: Path) -> None:
     """Trap: as text, frame 10 comes before frame 2."""
     rows = read_added(streams / "streams.yaml").rows["body24"]["002003_talk"]
     assert (np.diff(rows["times"]) >= 0).all()

@@ -46,14 +46,14 @@ def copied(runs: Path, to: Path) -> Path:
     return shutil.copytree(runs, to / "runs", ignore=shutil.ignore_patterns("cache"))
 
 
-def by_hand(file: Path, test: str) -> float:
-    """MSE over participants of the means over their clips, mean over seeds."""
+def by_hand(file: Path, test: str) -> tuple[float, float]:
+    """MSE over participants of the means over their clips: mean and deviation over seeds."""
     table = pd.read_csv(file)
     of_seeds = []
     for _, rows in table[table["split"] == test].groupby("seed"):
         pooled = rows.groupby("participant")[["target", "prediction"]].mean()
         of_seeds.append(((pooled["target"] - pooled["prediction"]) ** 2).mean())
-    return float(np.mean(of_seeds))
+    return float(np.mean(of_seeds)), float(np.std(of_seeds, ddof=1))
 
 
 def test_the_figures_are_those_of_the_predictions_beside_baselines_and_literature(
@@ -71,13 +71,14 @@ def test_the_figures_are_those_of_the_predictions_beside_baselines_and_literatur
     assert (table["seeds"] == 2).all()
     files = {"linear probe": "predictions.csv"}
     files |= {row: f"baselines/{row}.csv" for row in ("mean predictor", "metadata")}
-    found = table.set_index(["test", "row", "metric"])["value"]
+    found, spread = (table.set_index(["test", "row", "metric"])[column] for column in ("value", "std"))
     for test in ("test", "test_reversed"):
         for row, file in files.items():
             expected = {trait: by_hand(runs / trait / file, test) for trait in "OCEAN"}
-            for trait, value in expected.items():
+            for trait, (value, std) in expected.items():
                 assert found[test, row, trait] == pytest.approx(value)
-            assert found[test, row, "mean"] == pytest.approx(np.mean(list(expected.values())))
+                assert spread[test, row, trait] == pytest.approx(std, abs=1e-9)
+            assert found[test, row, "mean"] == pytest.approx(np.mean([value for value, _ in expected.values()]))
 
     page = Page((tmp_path / "out" / "score.html").read_text())
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
