@@ -132,4 +132,4 @@ def test_names_with_leading_zeros_stay_as_they_are(runs: Path, tmp_path: Path) -
         table.assign(participant=table["participant"].map(names)).to_csv(file, index=False)
     assert score(changed, tmp_path / "out") == 0
     renamed = pd.read_csv(tmp_path / "out" / "scores.csv").set_index(["test", "row", "metric"])["value"]
-    assert renamed["test", "linear probe", "O"] == pytest.approx(by_hand(runs / "O" / "predictions.csv", "test"))
+    assert renamed["test", "linear probe", "O"] == pytest.approx(by_hand(runs / "O" / "predictions.csv", "test")[0])
