@@ -114,26 +114,41 @@ def probe(problem: Problem, features: Features) -> FitPredict:
     return fit_predict
 
 
-def summary(problem: Problem, results: dict[str, Predictions]) -> dict[str, dict[str, Any]]:
+def summary(
+    problem: Problem, results: dict[str, Predictions], ours: dict[str, Predictions] | None = None
+) -> dict[str, dict[str, Any]]:
     """Test set -> ``figures`` of it, its recordings, and under "participants" the figures of whole participants, where somebody
-    has several examples and everybody one target: what is said of all of one's examples is averaged."""
+    has several examples and everybody one target: what is said of all of one's examples is averaged.
+
+    ours: predictions of the same examples; "ahead" then tells how much better they are in the main metric, "mean" and "interval".
+    """
     table: dict[str, dict[str, Any]] = {}
     for test, found in results.items():
-        examples = problem.examples.iloc[found.examples]
-        limits = np.broadcast_to(found.thresholds, found.values.shape[:2])
-        about = (problem.targets[found.examples], found.values, limits, problem.units[found.examples])
-        table[test] = figures(problem.task, *about) | {
-            "recordings": examples["recording"].nunique(),
-            "participants": None,
+        told = [figures(problem.task, *about) for about in _parts(problem, found)]
+        for number, about in enumerate(_parts(problem, ours[test]) if ours else []):
+            targets, values, limits, units = _parts(problem, found)[number]
+            mean, ends = problem.task.ahead(targets, units, about[1:3], (values, limits))
+            told[number]["ahead"] = {"mean": mean, "interval": None if np.isnan(ends).any() else ends}
+        table[test] = told[0] | {
+            "recordings": problem.examples["recording"].iloc[found.examples].nunique(),
+            "participants": told[1] if len(told) > 1 else None,
         }
-        rows = [of for name, of in examples.groupby("participant", sort=False).indices.items() if name]
-        targets, values, limits, units = about
-        same = all((targets[of] == targets[of[0]]).all() for of in rows)
-        if same and len(rows) > 1 and sum(map(len, rows)) == len(examples) > len(rows):
-            first = [of[0] for of in rows]
-            said, limit = (np.stack([part[:, of].mean(1) for of in rows], 1) for part in (values, limits))
-            table[test]["participants"] = figures(problem.task, targets[first], said, limit, units[first])
     return table
+
+
+def _parts(problem: Problem, found: Predictions) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """What ``figures`` takes, of the examples and, where ``summary`` tells of them, of whole participants."""
+    examples = problem.examples.iloc[found.examples]
+    limits = np.broadcast_to(found.thresholds, found.values.shape[:2])
+    targets, values, units = problem.targets[found.examples], found.values, problem.units[found.examples]
+    parts = [(targets, values, limits, units)]
+    rows = [of for name, of in examples.groupby("participant", sort=False).indices.items() if name]
+    same = all((targets[of] == targets[of[0]]).all() for of in rows)
+    if same and len(rows) > 1 and sum(map(len, rows)) == len(examples) > len(rows):
+        first = [of[0] for of in rows]
+        said, limit = (np.stack([part[:, of].mean(1) for of in rows], 1) for part in (values, limits))
+        parts.append((targets[first], said, limit, units[first]))
+    return parts
 
 
 def figures(
@@ -162,5 +177,5 @@ def figures(
 
 def metrics_of(row: dict[str, Any]) -> list[str]:
     """The names of the metrics among what ``figures`` gives."""
-    about = {"examples", "recordings", "participants", "interval", "calibration", "average_precision"}
+    about = {"examples", "recordings", "participants", "interval", "ahead", "calibration", "average_precision"}
     return [name for name in row if name not in about]

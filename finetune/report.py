@@ -13,10 +13,11 @@ from data_prep.report import write
 from finetune.config import RunConfig
 from finetune.evaluation import Predictions, metrics_of
 from finetune.problem import Problem
-from finetune.report_html import PAGE, page
+from finetune.report_html import PAGE, ahead, page
 from finetune.report_record import FOLDS
 from finetune.tasks import Task
 
+AHEAD = "method ahead by"
 SHOWN = 6  # columns of the table on the screen; report.md has all
 SIMPLER = (
     "majority",
@@ -77,16 +78,16 @@ def write_report(
 
 
 def cells(problem: Problem, row: dict[str, Any]) -> list[str]:
-    """The metrics of one row and test set as text: mean over seeds, spread, interval of the main metric."""
+    """The metrics of one row and test set as text: mean over seeds and spread; of the main one also the interval and ``ahead``."""
     values = {name: row[name] for name in metrics_of(row)}
     spread = {n: "" if v is None else f"{v['mean']:.3f} ± {v['std']:.3f}" for n, v in values.items()}
     interval = "" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
-    return [spread.pop(problem.task.main_metric), interval, *spread.values()]
+    return [spread.pop(problem.task.main_metric), interval, ahead(row), *spread.values()]
 
 
 def headings(row: dict[str, Any], task: Task) -> list[str]:
     """What ``cells`` are about."""
-    return [task.main_metric, "95 % interval", *(name for name in metrics_of(row) if name != task.main_metric)]
+    return [task.main_metric, "95 % interval", AHEAD, *(name for name in metrics_of(row) if name != task.main_metric)]
 
 
 def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) -> str:
@@ -100,7 +101,8 @@ def markdown(config: RunConfig, problem: Problem, table: Table, trained: str) ->
         "",
         f"{trained[0].upper()}{trained[1:]}.",
         "",
-        f"Mean ± deviation over seeds; the interval is that of {problem.task.main_metric}, by resampling {problem.unit}.",
+        f"Mean ± deviation over seeds; the interval is that of {problem.task.main_metric}, by resampling {problem.unit}. "
+        f"{AHEAD.capitalize()}: what {config.method} has more of it than a row, the same {problem.unit} drawn for both.",
     ]
     for test in next(iter(table.values())):
         first = next(iter(table.values()))[test]

@@ -52,6 +52,7 @@ def template(name: str) -> Any:
     names = {
         "styles": [file.read_text(encoding="utf-8") for file in css],
         "figure": figure_text,
+        "ahead": ahead,
         "row_name": row_name,
         "metrics": metrics,
         "spans": spans,
@@ -70,6 +71,16 @@ def metrics(row: dict[str, Any], main: str) -> list[str]:
 def figure_text(value: float | None) -> str:
     """A number as all tables show it."""
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def ahead(row: dict[str, Any]) -> str:
+    """How much the run's method is ahead of a row in the main metric, with its interval; empty for the method's own."""
+    told = row.get("ahead")
+    if told is None:
+        return ""
+    return f"{told['mean']:+.3f}" + (
+        "" if told["interval"] is None else " ({:+.3f} to {:+.3f})".format(*told["interval"])
+    )
 
 
 def row_name(name: str) -> str:

@@ -21,6 +21,7 @@ from finetune.evaluation import metrics_of
 from finetune.report_html import PAGE
 
 EXPERIMENT = "kinesic finetune"
+AT_ONCE = 1000  # metrics that MLflow takes in one request
 
 
 def needs_mlflow(config: RunConfig) -> None:
@@ -55,11 +56,10 @@ def _log(config: RunConfig, record: dict[str, Any], uri: str) -> None:
     run = client.create_run(experiment, run_name=folder.name, tags={"folder": folder.as_posix()}).info.run_id
     now = int(1000 * time.time())
     settings = pd.json_normalize(plain(config), sep=".").iloc[0].items()
-    client.log_batch(
-        run,
-        metrics=[Metric(name, value, now, 0) for name, value in numbers(record).items()],
-        params=[Param(str(name), str(value)[:500]) for name, value in settings],
-    )
+    client.log_batch(run, params=[Param(str(name), str(value)[:500]) for name, value in settings])
+    metrics = [Metric(name, value, now, 0) for name, value in numbers(record).items()]
+    for first in range(0, len(metrics), AT_ONCE):
+        client.log_batch(run, metrics=metrics[first : first + AT_ONCE])
     for name in (PAGE, "metrics.json"):
         client.log_artifact(run, str(config.out / name))
     client.set_terminated(run)
@@ -86,6 +86,8 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
                 ends = value.get("interval")
                 if ends:
                     found |= {f"{name}/low": ends[0], f"{name}/high": ends[1]}
+            if "ahead" in values:
+                found[f"{row}/{test}/ahead"] = values["ahead"]["mean"]
     for row, cost in record["costs"].items():
         found |= {f"{row}/cost/{what}": float(cost[what]) for what in ("backbone", "elsewhere", "head", "seconds")}
     return {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in found.items()}

@@ -72,7 +72,8 @@ def run(config: RunConfig) -> int:
             "better on held-out groups"
         )
         print(problem.notes[-1])
-    table = {name: summary(problem, of_row) for name, of_row in results.items()}
+    ours = results[config.method]
+    table = {name: summary(problem, of, None if of is ours else ours) for name, of in results.items()}
     predictions = write_predictions(config.out / "predictions.csv", config, problem, results[config.method])
     write_baselines(config.out, config, problem, results)
     found = record(config, encoder, problem, splits, table, costs, predictions, looked.record())

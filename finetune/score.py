@@ -90,8 +90,7 @@ def rows_of(runs: Sequence[Run]) -> Iterator[tuple[str, list[Run]]]:
 
 
 def scores(protocol: ModuleType, runs: Sequence[Run], annotations: Path | None) -> pd.DataFrame:
-    """scores.csv: test, row, metric, value (mean over seeds), std (of a sample: none of one seed), seeds; empty where a figure cannot
-    be told."""
+    """scores.csv: test, row, metric, value (mean over seeds), std (none of one seed), seeds; empty where none can be told."""
     found = []
     for row, of_row in rows_of(runs):
         for test in tests_of(runs):

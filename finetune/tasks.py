@@ -172,6 +172,20 @@ class Task:
         by_seed = [self._weighted(targets, p, t) for p, t in zip(predictions, thresholds, strict=True)]
         return {name: metrics.interval([seed[name] for seed in by_seed], units) for name in by_seed[0]}
 
+    def ahead(
+        self,
+        targets: np.ndarray,
+        units: np.ndarray,
+        ours: tuple[np.ndarray, np.ndarray],
+        others: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[float, tuple[float, float]]:
+        """The main metric of our predictions less that of others for the same examples, mean over seeds, and its 95 % interval: the
+        same units are drawn for both. Predictions and thresholds each, as ``intervals`` has them."""
+        both = zip(zip(*ours, strict=True), zip(*others, strict=True), strict=True)
+        pairs = [tuple(self._weighted(targets, *one)[self.main_metric] for one in pair) for pair in both]
+        apart: list[Weighted] = [lambda weights, pair=pair: pair[0](weights) - pair[1](weights) for pair in pairs]
+        return float(np.mean([one(np.ones(len(targets))) for one in apart])), metrics.interval(apart, units)
+
     def _weighted(self, targets: np.ndarray, predictions: np.ndarray, thresholds: np.ndarray) -> dict[str, Weighted]:
         """The figures that get an interval, of one seed."""
         decided = self.decide(predictions, thresholds)

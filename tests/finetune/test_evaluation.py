@@ -138,6 +138,31 @@ def test_a_participant_is_the_mean_of_the_own_clips() -> None:
     assert "participants" not in metrics_of(row)
 
 
+@pytest.mark.parametrize("task", [TWO, Task("regression")], ids=["two classes", "regression"])
+def test_what_a_method_is_ahead_is_paired(task: Task) -> None:
+    """Two methods that err alike: who is drawn moves both figures together, and hardly their difference."""
+    rng = np.random.default_rng(0)
+    targets = np.repeat(rng.permutation(40) % 2, 3)
+    problem = problem_of(targets if task.classes else targets.astype(float), task, clips=3)
+    theirs = (targets + np.repeat(rng.normal(0, 0.6, 40), 3)).clip(0, 1)
+    ours = theirs + 0.2 * (targets - theirs) * np.repeat(rng.integers(0, 2, 40), 3)
+
+    def said(value: np.ndarray) -> dict[str, Predictions]:
+        values = np.stack([1 - value, value], 1) if task.classes else value[:, None]
+        return {"t": Predictions(np.arange(120), np.stack([values, values]), [["t"] * 120] * 2)}
+
+    row, best = summary(problem, said(theirs), said(ours))["t"], summary(problem, said(ours))["t"]
+    for part, whole in ((row, best), (row["participants"], best["participants"])):
+        gain = whole[task.main_metric]["mean"] - part[task.main_metric]["mean"]
+        assert part["ahead"]["mean"] == pytest.approx(gain)
+        low, high = part["ahead"]["interval"]
+        assert 0 <= low <= gain <= high
+        assert high - low < 0.7 * (part["interval"][1] - part["interval"][0])
+    assert "ahead" not in best
+    same = summary(problem, said(ours), said(ours))["t"]["ahead"]
+    assert (same["mean"], *same["interval"]) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("targets", "clips", "names"),
     [([1, 0, 1, 0], 2, True), ([1, 0, 1, 0], 1, True), ([1, 1, 0, 0], 2, False)],

@@ -113,19 +113,29 @@ def strict(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text(), parse_constant=refuse)
 
 
+def lead(told: dict) -> str:
+    ends = told["interval"]  # one recording has none
+    return f"{told['mean']:+.3f}" + (f" ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else "")
+
+
 def test_the_page_shows_the_figures_of_metrics_json(told: Path) -> None:
     record, shown = strict(told), Page((told / "report.html").read_text())
     assert len(record["rows"]) > 4
     for test in ("test", "test_reversed"):
         heading, *rows = map(cells, shown.tables[f"results {test}"])
         names = [name for name in metrics_of(record["rows"]["linear"][test]) if name != "accuracy"]
-        assert heading == ["", "", "accuracy", "95 % interval", *names]
+        assert heading == ["", "", "accuracy", "95 % interval", "method ahead by", *names]
         assert {"auroc", "sensitivity", "macro_f1"} < set(names)
         assert len(rows) == len(record["rows"])
         for row, (name, tests) in zip(rows, record["rows"].items(), strict=True):
             found = tests[test]
             accuracy = f"{found['accuracy']['mean']:.3f} ± {found['accuracy']['std']:.3f}"
             expected = [{"linear": "linear probe"}.get(name, name), "", accuracy, between(found["interval"])]
+            assert ("ahead" in found) == (name != "linear")
+            if name != "linear":
+                gain = record["rows"]["linear"][test]["accuracy"]["mean"] - found["accuracy"]["mean"]
+                assert found["ahead"]["mean"] == pytest.approx(gain, abs=1e-9)
+            expected.append("" if name == "linear" else lead(found["ahead"]))
             for metric in names:
                 value = found[metric] or {}
                 spread = f"{value['mean']:.3f} ± {value['std']:.3f}" if value else ""
@@ -242,11 +252,11 @@ def test_whatever_a_task_returns_is_shown(told: Path) -> None:
     said = [[cell.split() for cell in cells(row)[1:]] for row in shown.tables["confusion test"][1:]]
     assert said == [[["0.75", "6"], ["0.25", "2"]], [["0.10", "1"], ["0.90", "9"]]]
     heading, *rows = map(cells, shown.tables["results test"])
-    assert heading[2:5] == ["accuracy", "95 % interval", "balanced_accuracy"]
+    assert heading[2:6] == ["accuracy", "95 % interval", "method ahead by", "balanced_accuracy"]
     assert heading[-2:] == ["new_one", "r"]
     assert rows[0][2:4] == ["", ""]
     assert rows[0][-2:] == ["0.500 ± 0.000 0.250 to 0.750", ""]
-    assert cells(shown.tables["results test, participants"][1])[2:] == ["0.125 ± 0.000", "0.000 to 0.375"]
+    assert cells(shown.tables["results test, participants"][1])[2:] == ["0.125 ± 0.000", "0.000 to 0.375", ""]
     assert [cells(row)[::2] for row in shown.tables["bars test"]] == [
         ["<left>", "0.625"],
         ["right", "no example has it"],
@@ -339,6 +349,7 @@ def test_mlflow_holds_the_same(told: Path, tmp_path: Path, capsys: pytest.Captur
         Path("RELEASE"), Path("SHARDS"), Path("labels.csv"), "moves", told, method="linear", tracking_uri=uri
     )
     needs_mlflow(config)
+    record["rows"] |= {f"row {k}": record["rows"]["majority"] for k in range(80)}  # more than it takes at once
     log(config, record)
     assert capsys.readouterr().err == ""
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
@@ -352,6 +363,8 @@ def test_mlflow_holds_the_same(told: Path, tmp_path: Path, capsys: pytest.Captur
     assert logged["linear/test/accuracy"] == accuracy["accuracy"]["mean"]
     assert [logged[f"linear/test/accuracy/{end}"] for end in ("low", "high")] == accuracy["interval"]
     assert logged["majority/test_reversed/macro_f1"] == record["rows"]["majority"]["test_reversed"]["macro_f1"]["mean"]
+    assert logged["row 79/test/ahead"] == record["rows"]["majority"]["test"]["ahead"]["mean"]
+    assert len(logged) > 1000
     assert logged["linear/cost/head"] == record["costs"]["linear"]["head"]
     assert str(found.info.artifact_uri).startswith(tmp_path.as_uri())
     assert found.data.params["method"] == "linear"
