@@ -67,6 +67,10 @@ def _of_table(path: Path, table: pd.DataFrame, names: Sequence[str], several: bo
     table = table[~blank.any(axis=1)].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{path}: target {', '.join(map(repr, names))} has no value in any row")
+    for name in names:
+        if pd.api.types.is_numeric_dtype(table[name]) and (endless := np.isinf(table[name].astype(float))).any():
+            recording = table["recording"][endless].iloc[0]
+            raise UserError(f"{path}: {name!r} is infinite in {endless.sum()} rows, the first of {str(recording)!r}")
     labels = pd.DataFrame({"recording": table["recording"].map(name_of)})
     labels["participant"] = table["participant"].map(name_of) if "participant" in table else ""
     for column in ("start", "end"):

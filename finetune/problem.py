@@ -125,6 +125,10 @@ def _classes(name: TaskName, names: Sequence[str], values: pd.Series, config: Ru
     if config.threshold == "youden" and name != "classification":
         raise UserError(f"threshold youden: needs two classes, not a task {name}")
     if name == "multi-label":
+        if config.positive is not None:
+            raise UserError(
+                f"positive {config.positive!r}: of a multi-label task each label is one that holds or does not"
+            )
         if not values.str.len().any():
             raise UserError(f"target {config.target!r}: no label holds in any example; there is nothing to learn")
         return tuple(names)

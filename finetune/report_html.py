@@ -21,6 +21,7 @@ from finetune.report_record import FOLDS, tested, trained
 
 PAGE = "report.html"
 MOST_RECORDINGS = 6  # drawn over time
+GIVEN = {"adapted": "adapters put into it", "added": "streams beside the data"}
 MOST_CLASSES = 30  # of a confusion matrix that is shown; metrics.json has larger ones
 
 
@@ -180,6 +181,7 @@ def _settings(record: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("encoder", encoder["path"]),
         ("sha256 of its weights", encoder["sha256"]),
+        *((name, record[key]) for key, name in GIVEN.items() if record.get(key)),
         ("streams", ", ".join(record["streams"])),
         ("data", record["data"]),
         ("labels", record["labels"]),

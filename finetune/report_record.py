@@ -61,6 +61,8 @@ def record(
             },
             "data": config.data,
             "labels": config.labels,
+            "adapted": config.adapted,
+            "added": config.add_stream,
             "tests_sha256": {name: examples_digest(problem, splits[0], name) for name in tests},
             "splits_sha256": splits_digest(problem, splits),
             "notes": problem.notes,

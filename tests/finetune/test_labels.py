@@ -103,6 +103,7 @@ def test_no_common_recording_stops_and_shows_both_sides(tmp_path: Path) -> None:
         ("recordng,gesture\na,nod\n", "gesture", "did you mean recordng"),
         ("recording,gesture\na,\n", "gesture", "no value"),
         ("recording,start,gesture\na,soon,nod\n", "gesture", "'start' must hold seconds"),
+        ("recording,score\na,1.5\nb,inf\n", "score", "'score' is infinite in 1 rows, the first of 'b'"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, text: str, target: str, says: str) -> None:

@@ -248,8 +248,11 @@ def test_whatever_a_task_returns_is_shown(told: Path) -> None:
         tests["test"] |= {"accuracy": None, "interval": None, "participants": of_people}
         tests["test"] |= {"average_precision": {"<left>": 0.625, "right": None}}
     record["confusion"]["test"] = [[6, 2], [1, 9]]
+    assert (record["adapted"], record["added"]) == (None, None)
+    record |= {"adapted": "ANOTHER_ROOM", "added": "gaze.yaml"}
     shown = Page(page(record, pd.read_csv(told / "predictions.csv"), "run"))
     said = [[cell.split() for cell in cells(row)[1:]] for row in shown.tables["confusion test"][1:]]
+    assert all(given in shown.text for given in ("ANOTHER_ROOM", "gaze.yaml"))
     assert said == [[["0.75", "6"], ["0.25", "2"]], [["0.10", "1"], ["0.90", "9"]]]
     heading, *rows = map(cells, shown.tables["results test"])
     assert heading[2:6] == ["accuracy", "95 % interval", "method ahead by", "balanced_accuracy"]

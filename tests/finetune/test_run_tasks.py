@@ -195,6 +195,7 @@ def test_a_training_that_got_nowhere_is_told(
         ("level", ("--class_weights", "balanced"), "class_weights: a regression has no classes"),
         ("moves,shakes", ("--threshold", "youden"), "threshold youden: needs two classes"),
         ("moves", ("--positive", "2"), "positive '2': needs two classes and one of them"),
+        ("moves,shakes", ("--positive", "moves"), "positive 'moves': of a multi-label task"),
         ("participant", ("--threshold", "youden"), "threshold youden: needs two classes"),
         ("moves,shakes", ("--task", "regression"), "several targets are a multi-label task"),
         ("none,shakes", (), "no target 'none'"),
