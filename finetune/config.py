@@ -230,7 +230,7 @@ class RunConfig:
     """clips that go through the encoder at once"""
     workers: int = 1
     """processes that read and decode clips; 0 = none beside this one"""
-    clips_gb: float = 4.0
+    clips_gb: float = 2.0
     """GB of memory for decoded clips, which all methods but linear and attentive ask for again every epoch; 0 = decode again"""
     device: Device = "auto"
     """auto = the GPU where there is one"""

@@ -16,9 +16,9 @@ from pretrain.clips import Clip
 
 @dataclass
 class KeptClips:
-    """Clips by their number; None = a damaged one, of which a line was said once. bytes: what they take."""
+    """Clips by their number. bytes: what they take. One that could not be read is asked for again."""
 
-    clips: dict[int, Clip | None] = field(default_factory=dict)
+    clips: dict[int, Clip] = field(default_factory=dict)
     bytes: int = 0
 
     def missing(self, numbers: Sequence[int]) -> list[int]:
@@ -30,15 +30,13 @@ class KeptClips:
         here = set(self.clips)
         for number in numbers:
             clip = self.clips[number] if number in here else next(read)
-            if number not in here and self.bytes + (more := size(clip)) <= limit:
+            if clip is not None and number not in here and self.bytes + (more := size(clip)) <= limit:
                 self.clips[number], self.bytes = clip, self.bytes + more
             yield clip
 
 
-def size(clip: Clip | None) -> int:
+def size(clip: Clip) -> int:
     """Bytes of a clip's arrays."""
-    if clip is None:
-        return 0
     detections = [rows for view in clip.views.values() for rows in view.detections().values()]
     arrays: list[np.ndarray | None] = [array for view in clip.views.values() for array in (view.frames, view.audio)]
     arrays += [array for rows in (*detections, *clip.streams.values()) for array in rows.values()]

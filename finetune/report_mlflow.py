@@ -87,7 +87,9 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
                 if ends:
                     found |= {f"{name}/low": ends[0], f"{name}/high": ends[1]}
             if "ahead" in values:
-                found[f"{row}/{test}/ahead"] = values["ahead"]["mean"]
+                name, ends = f"{row}/{test}/ahead", values["ahead"]["interval"]
+                found |= {name: values["ahead"]["mean"]}
+                found |= {f"{name}/low": ends[0], f"{name}/high": ends[1]} if ends else {}
     for row, cost in record["costs"].items():
         found |= {f"{row}/cost/{what}": float(cost[what]) for what in ("backbone", "elsewhere", "head", "seconds")}
     return {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in found.items()}

@@ -94,7 +94,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def cost(backbone: int, elsewhere: int, head: int, seconds: Sequence[float]) -> dict[str, Any]:
     """What a row took: trained weights in the backbone, elsewhere in the encoder (tokenizers, gated branch) and in the head;
-    seconds of a training (median), how many there were."""
+    seconds of a training (median; clips that are in memory are not decoded again), how many there were."""
     trained = {"backbone": backbone, "elsewhere": elsewhere, "head": head}
     return trained | {"seconds": float(np.median(seconds)), "fits": len(seconds)}
 

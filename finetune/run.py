@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import sklearn.linear_model  # noqa: F401  here, so that the first training is not charged for it
 
-from configs import write_run_record
+from configs import UserError, write_run_record
 from finetune import methods, training
 from finetune.added_streams import add, read_added
 from finetune.baselines import NAMES
@@ -151,6 +151,11 @@ def tuning(
             predicted = head.predict(problem.features.values[asked], problem.task)
         else:
             predicted = training.predict(encoder, head, problem, asked, config)
+        if lost := int((~np.isfinite(predicted)).any(-1).sum()):
+            raise UserError(
+                f"{split.name}: the clips of {lost} examples cannot be read any more (see above); mend that and type the same "
+                "command again: trainings that are done are kept"
+            )
         if looked is not None and split.tests and seed == 0:
             looked.add(encoder, head, asked, config)
         if split.name in SAVED and seed == 0:

@@ -125,7 +125,7 @@ def outputs(encoder: Encoder, head: Head, problem: Problem, config: RunConfig) -
 
     def of_encoded(rows: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
         of_clip = _by_clip(problem, rows)
-        for clips, numbers in _clips(problem, np.array(list(of_clip)), config):
+        for clips, numbers in _clips(problem, np.array(list(of_clip)), config, config.clips_gb):
             which, of_rows = _rows(problem, [of_clip[row] for row in numbers])
             yield head.of_tokens(encode(encoder, clips, problem.streams), of_rows, modalities), which
 
@@ -146,12 +146,15 @@ def _rows(problem: Problem, of_clips: list[list[int]]) -> tuple[np.ndarray, Rows
     return which, problem.rows(which, np.repeat(np.arange(len(of_clips)), [len(of) for of in of_clips]))
 
 
-def _clips(problem: Problem, numbers: np.ndarray, config: RunConfig) -> Iterator[tuple[list[Clip], np.ndarray]]:
-    """Clips and their rows of ``problem.index``, int [clip], in batches; damaged ones are left out."""
+def _clips(
+    problem: Problem, numbers: np.ndarray, config: RunConfig, kept_gb: float
+) -> Iterator[tuple[list[Clip], np.ndarray]]:
+    """Clips and their rows of ``problem.index``, int [clip], in batches; damaged ones are left out. kept_gb: room for what is
+    asked for again."""
     asked = [int(number) for number in numbers]
     index = problem.index.iloc[problem.kept.missing(asked)]
     batched = batches(problem.shards, index, problem.streams, config.batch_size, config.workers, problem.added)
-    clips = problem.kept.fill(asked, itertools.chain.from_iterable(batched), config.clips_gb * 1e9)
+    clips = problem.kept.fill(asked, itertools.chain.from_iterable(batched), kept_gb * 1e9)
     for first in range(0, len(asked), config.batch_size):
         batch = {number: next(clips) for number in asked[first : first + config.batch_size]}
         if kept := {number: clip for number, clip in batch.items() if clip is not None}:
@@ -177,7 +180,7 @@ def _all_steps(encoder: Encoder, problem: Problem, config: RunConfig) -> dict[st
     everything = np.arange(len(problem.index))
     parts = []
     for clips, numbers in _track(
-        _clips(problem, everything, config), "tokens", -(-len(everything) // config.batch_size)
+        _clips(problem, everything, config, kept_gb=0), "tokens", -(-len(everything) // config.batch_size)
     ):
         some = steps_of(encode(encoder, clips, problem.streams), modalities).to("cpu").half()
         some.clip = torch.from_numpy(numbers)[some.clip]

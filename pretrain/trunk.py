@@ -113,9 +113,10 @@ class GatedReading(nn.Module):
         return groups.mean(x) if self.score is None else groups.weighted_mean(x, self.score(x)[:, 0])
 
     def read(self, layout: Layout) -> list[str]:
-        """The sources of a layout that it has a gate for; without gradients, those whose gate is open: the rest adds zero."""
+        """The sources of a layout that it has a gate for; without gradients, on a CPU, those whose gate is open: the rest adds
+        zero. (Asking a GPU would wait for it.)"""
         gates = [(name, self.gates[name]) for name in layout.sources if name in self.gates]
-        return [name for name, gate in gates if torch.is_grad_enabled() or gate.any()]
+        return [name for name, gate in gates if torch.is_grad_enabled() or gate.is_cuda or gate.any()]
 
     def keys(self, pooled: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Keys and values [pooled, head, dim] of what is read, pooled [pooled, dim]."""
@@ -183,10 +184,9 @@ class Block(nn.Module):
         """
         y = self.norm1(x)
         keys: Keys = []
-        if layout.sources:
+        if branches := [branch for branch in (self.reading, self.cross) if branch is not None and branch.read(layout)]:
             pooled = self.reading.pooled(y, layout.pool) if pooled is None else pooled
-            branches = [self.reading] if self.cross is None else [self.reading, self.cross]
-            keys = [(branch, *branch.keys(pooled, layout)) for branch in branches if branch.read(layout)]
+            keys = [(branch, *branch.keys(pooled, layout)) for branch in branches]
         if torch.is_grad_enabled() or x.is_cuda or len(layout.parts) == 1:
             return self._rest(x, y, layout, keys)
         out = torch.empty_like(x)

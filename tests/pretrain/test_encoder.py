@@ -52,8 +52,9 @@ def test_at_step_0_a_segments_video_tokens_are_those_of_the_segment_alone(encode
 
 
 def test_a_closed_gate_costs_nothing_without_gradients_and_changes_nothing(encoder, monkeypatch):
-    calls = []
+    calls, of_keys, keys = [], [], trunk.GatedReading.keys
     monkeypatch.setattr(trunk, "packed_attention", lambda *args: (calls.append(1), packed_attention(*args))[1])
+    monkeypatch.setattr(trunk.GatedReading, "keys", lambda *args: (of_keys.append(1), keys(*args))[1])
     counts = []
     for opened in ("none", "audio_scene", "all"):
         for name, parameter in encoder.named_parameters():
@@ -61,10 +62,11 @@ def test_a_closed_gate_costs_nothing_without_gradients_and_changes_nothing(encod
                 torch.nn.init.constant_(parameter, 0.5)
         tokens = []
         for grad in (True, False):
-            calls.clear()
+            calls.clear(), of_keys.clear()
             with torch.set_grad_enabled(grad):
                 tokens.append(encoder.encode_clips([make_clip(views=2)]).tokens.detach())
             counts.append(len(calls))
+            assert len(of_keys) == (0 if opened == "none" and not grad else encoder.config.layers)
         assert torch.equal(*tokens)
     layers = encoder.config.layers
     assert counts[::2] == [counts[0]] * 3
