@@ -302,7 +302,7 @@ def step_costs(args: argparse.Namespace) -> dict[str, dict[str, dict[str, Any]]]
     found = {}
     for size in (VIT_S, "release"):
         file = args.out / f"steps-{size}.json"
-        if not file.is_file():
+        if not file.is_file() or not set(args.methods) <= set(json.loads(file.read_text())):
             encoder, clips, streams = at_size(args, size)
             variants = {name: config_of(args, name, encoder) for name in args.methods}
             memory = finetune_steps.memory(encoder, clips, streams, variants)
