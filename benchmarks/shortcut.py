@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from finetune import baselines, methods, training
 from finetune.config import RunConfig, TrainingConfig
@@ -190,22 +189,7 @@ def untrained(encoder: Encoder, seed: int) -> Encoder:
     measured = dict(encoder.named_buffers())
     for name, buffer in fresh.named_buffers():
         buffer.copy_(measured[name])
-    for block in fresh.trunk.blocks:
-        block.reading = Closed()
     return fresh.to(encoder.device).eval().requires_grad_(False)
-
-
-class Closed(nn.Module):
-    """In place of a gated branch whose gates are zero: it adds nothing, and costs more than half of a pass."""
-
-    def pooled(self, x: torch.Tensor, groups: object) -> torch.Tensor:
-        return x[:0]
-
-    def keys(self, pooled: torch.Tensor, layout: object) -> tuple[torch.Tensor, torch.Tensor]:
-        return pooled, pooled
-
-    def forward(self, x: torch.Tensor, layout: object, key: torch.Tensor, value: torch.Tensor) -> None:
-        return None
 
 
 def subset(problem: Problem, given: Split, seed: int) -> Split:
