@@ -210,12 +210,9 @@ def measure(args: argparse.Namespace, trial: Trial) -> dict[str, Any]:
             tries = (chosen[base],)
         chosen[name], results[name] = tried(args, trial, name, tries)
         rows[name] = summary(trial.problem, results[name]) | {"lr": None if name == "linear" else chosen[name]}
-        if trial.problem.task.name == "classification":
-            rows[name]["less full"] = {
-                test: difference(trial.problem, found, results[FULL][test])
-                for test, found in results[name].items()
-                if FULL in results
-            }
+    if trial.problem.task.name == "classification":
+        for name, found in results.items():
+            rows[name]["less full"] = {t: difference(trial.problem, of, results[FULL][t]) for t, of in found.items()}
     task = trial.problem.task
     return {"metric": task.main_metric, "classes": len(task.classes), "tests": list(results[FULL]), "rows": rows}
 

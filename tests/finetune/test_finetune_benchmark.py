@@ -62,6 +62,11 @@ def test_the_command_leaves_a_row_for_each_method(
             assert -1 <= figures["mean"] <= 1
     assert record["tasks"]["generated, all labels"]["tests"] == ["test", "test_reversed"]
     assert record["tasks"]["generated, all labels"]["rows"]["full"]["test"]["examples"] == 2 * 3  # r4 and r9
+    for row, found in record["tasks"]["generated, 3 a class"]["rows"].items():
+        ours, full = (
+            of["test"]["accuracy"]["mean"] for of in (found, record["tasks"]["generated, 3 a class"]["rows"]["full"])
+        )
+        assert found["less full"]["test"]["mean"] == pytest.approx(ours - full), row
     share = record["share"]
     assert share["linear"] == 0 < share["adapter, last third"] < share["adapter"] < share["full"] == 1
     for size in record["steps"].values():
