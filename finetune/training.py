@@ -35,15 +35,15 @@ Outputs = Callable[[np.ndarray], Iterator[tuple[Tensor, np.ndarray]]]
 
 
 def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, seed: int) -> Head:
-    """Trains ``config.method`` and a head on ``split.train``; the best weights on held-out groups stay in the encoder."""
+    """Trains ``config.method`` and a head on ``split.train``; the best weights on held-out groups stay in the encoder.
+
+    Where no epoch was better there than the probe it began with, what comes back is the probe of all of ``split.train``.
+    """
     part, held_out = split.train, split.validation
     if not len(held_out):
         kept, held = hold_out(problem.groups[part], config.training.validation, seed)
         part, held_out = part[kept], part[held]
-    head = linear.fit(problem.features[part], problem.targets[part], problem.groups[part], problem.task, seed)
-    if config.method == "attentive":
-        head = AttentiveHead.of(head, len(problem.streams))
-    head = head.to(encoder.device)
+    head = _probe(encoder, problem, part, config, seed)
     install(encoder, settings_of(config), config.layers, seed)
     weights = [*small_weights(encoder).values(), *head.parameters()]
     optimizer = torch.optim.AdamW(rates(encoder, head, config), weight_decay=config.training.weight_decay)
@@ -71,7 +71,19 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     with torch.no_grad():
         for weight, value in zip(weights, best, strict=True):
             weight.copy_(value)
+    if best_epoch == 0 and not len(split.validation):
+        return _probe(
+            encoder, problem, split.train, config, seed
+        )  # it need not be told when to stop: all of the part counts
     return head
+
+
+def _probe(encoder: Encoder, problem: Problem, part: np.ndarray, config: RunConfig, seed: int) -> Head:
+    """The linear probe of some examples, as a head of the method."""
+    head = linear.fit(problem.features[part], problem.targets[part], problem.groups[part], problem.task, seed)
+    if config.method == "attentive":
+        head = AttentiveHead.of(head, len(problem.streams))
+    return head.to(encoder.device)
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> None:

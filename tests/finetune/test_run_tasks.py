@@ -187,6 +187,9 @@ def test_a_training_that_got_nowhere_is_told(
     assert run(small_release, square_shards, some, "moves", tmp_path / "out", *more, "--streams", "[pose]") == 0
     told = "3 of 3 trainings of adapter kept what they began with"  # of two folds, and on everything
     assert told in (tmp_path / "out" / "report.md").read_text()
+    rows = figures(tmp_path / "out")  # nobody has to be held out for it: the probe of the whole training part
+    for metric in ("accuracy", "brier"):
+        assert rows["adapter"][metric]["mean"] == pytest.approx(rows["linear"][metric]["mean"], abs=1e-4)
 
 
 @pytest.mark.parametrize(
