@@ -34,7 +34,6 @@ from finetune.data import chosen_streams, open_encoder, open_shards
 from finetune.evaluation import FitPredict, Predictions, evaluate, probe, summary
 from finetune.features import Features, Part, as_features, encoding, map_clips, of_one
 from finetune.labels import read_labels
-from finetune.metrics import bootstrap_recordings
 from finetune.problem import Problem, labelled, parts_of
 from finetune.report import Table
 from finetune.splits import Split, given_split
@@ -250,18 +249,11 @@ def adapter(encoder: Encoder, problem: Problem, config: RunConfig) -> FitPredict
 
 def difference(problem: Problem, a: Predictions, b: Predictions) -> dict[str, Any]:
     """Accuracy of a less that of b: mean over seeds, each seed, 95 % interval by resampling recordings (both at once)."""
-    recording = problem.groups[a.examples]
-    which = np.unique(recording, return_inverse=True)[1]
-    right = [p.values.argmax(2) == problem.targets[p.examples] for p in (a, b)]  # [seed, example]
-    sums = np.stack(
-        [
-            np.stack([np.bincount(which, weights=column) for column in (np.ones(len(which)), of_a, of_b)], 1)
-            for of_a, of_b in zip(*right, strict=True)
-        ]
-    )
-    low, high = bootstrap_recordings(sums, lambda s: (s[..., 1] - s[..., 2]) / s[..., 0])
-    by_seed = [float(np.mean(of_a) - np.mean(of_b)) for of_a, of_b in zip(*right, strict=True)]
-    return {"mean": float(np.mean(by_seed)), "seeds": by_seed, "interval": (low, high)}
+    targets, recording = problem.targets[a.examples], problem.groups[a.examples]
+    both = [(p.values, np.broadcast_to(p.thresholds, p.values.shape[:2])) for p in (a, b)]
+    mean, interval = problem.task.ahead(targets, recording, *both)
+    right = [problem.task.decide(*of) == targets for of in both]  # [seed, example]
+    return {"mean": mean, "seeds": (right[0].mean(1) - right[1].mean(1)).tolist(), "interval": interval}
 
 
 def write(out: Path, config: RunConfig, problem: Problem, table: Table, differences: Table, small_print: str) -> None:

@@ -125,11 +125,12 @@ def summary(
     """
     table: dict[str, dict[str, Any]] = {}
     for test, found in results.items():
-        told = [figures(problem.task, *about) for about in _parts(problem, found)]
-        for number, about in enumerate(_parts(problem, ours[test]) if ours else []):
-            targets, values, limits, units = _parts(problem, found)[number]
-            mean, ends = problem.task.ahead(targets, units, about[1:3], (values, limits))
-            told[number]["ahead"] = {"mean": mean, "interval": None if np.isnan(ends).any() else ends}
+        parts = _parts(problem, found)
+        told = [figures(problem.task, *part) for part in parts]
+        best = _parts(problem, ours[test]) if ours else []
+        for row, (targets, values, limits, units), of_ours in zip(told, parts, best, strict=False):
+            mean, ends = problem.task.ahead(targets, units, of_ours[1:3], (values, limits))
+            row["ahead"] = {"mean": mean, "interval": None if np.isnan(ends).any() else ends}
         table[test] = told[0] | {
             "recordings": problem.examples["recording"].iloc[found.examples].nunique(),
             "participants": told[1] if len(told) > 1 else None,

@@ -27,19 +27,15 @@ from pretrain.encoder import Encoder
 from pretrain.weights import digest
 
 SAVED = {"given", "all"}  # splits whose first seed is the model that is kept
-NO_MATTER = {
-    "out",
-    "workers",
-    "clips_gb",
-    "device",
-    "tracking_uri",
-}  # to what a training finds, on the same kind of device
+# settings that do not matter to what a training finds, on the same kind of device
+NO_MATTER = {"out", "workers", "clips_gb", "device", "tracking_uri"}
 DAMAGED = (OSError, ValueError, EOFError, KeyError, BadZipFile)  # of a file that a power cut has torn
 
 
 @dataclass
 class Fits:
-    """Of one run. seconds: how long each training for a test took; looked: what predictions of the first seed rest on."""
+    """Of one run. folder: where files lie; looked: what predictions of the first seed rest on; depends: a digest of all that the
+    run's trainings have in common; seconds: how long each training for a test took."""
 
     folder: Path
     problem: Problem

@@ -71,10 +71,8 @@ def train(encoder: Encoder, problem: Problem, split: Split, config: RunConfig, s
     with torch.no_grad():
         for weight, value in zip(weights, best, strict=True):
             weight.copy_(value)
-    if best_epoch == 0 and not len(split.validation):
-        return _probe(
-            encoder, problem, split.train, config, seed
-        )  # it need not be told when to stop: all of the part counts
+    if best_epoch == 0 and not len(split.validation):  # a probe need not be told when to stop: all of the part counts
+        return _probe(encoder, problem, split.train, config, seed)
     return head
 
 
