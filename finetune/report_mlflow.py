@@ -21,7 +21,6 @@ from finetune.evaluation import metrics_of
 from finetune.report_html import PAGE
 
 EXPERIMENT = "kinesic finetune"
-AT_ONCE = 1000  # metrics that MLflow takes in one request
 
 
 def needs_mlflow(config: RunConfig) -> None:
@@ -56,10 +55,11 @@ def _log(config: RunConfig, record: dict[str, Any], uri: str) -> None:
     run = client.create_run(experiment, run_name=folder.name, tags={"folder": folder.as_posix()}).info.run_id
     now = int(1000 * time.time())
     settings = pd.json_normalize(plain(config), sep=".").iloc[0].items()
-    client.log_batch(run, params=[Param(str(name), str(value)[:500]) for name, value in settings])
-    metrics = [Metric(name, value, now, 0) for name, value in numbers(record).items()]
-    for first in range(0, len(metrics), AT_ONCE):
-        client.log_batch(run, metrics=metrics[first : first + AT_ONCE])
+    client.log_batch(
+        run,
+        metrics=[Metric(name, value, now, 0) for name, value in numbers(record).items()],
+        params=[Param(str(name), str(value)[:500]) for name, value in settings],
+    )
     for name in (PAGE, "metrics.json"):
         client.log_artifact(run, str(config.out / name))
     client.set_terminated(run)
