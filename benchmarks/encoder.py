@@ -42,6 +42,7 @@ from pretrain.streaming import StreamingEncoder
 from pretrain.tokens import tokenize
 
 BATCH = 4  # clips of 16 frames
+OPEN = 0.1  # a gate that has learnt
 VIT_S = ModelConfig(streams={})
 # glibc gives blocks above this size back when they are freed; left to itself it keeps holes between those that stay
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(10 * 2**20)}
@@ -60,6 +61,14 @@ def noise(frames: int) -> Clip:
     pixels = np.random.default_rng(0).integers(0, 256, (frames, 224, 224, 3), dtype=np.uint8)
     seconds = frames / VIT_S.frame_rate
     return Clip("a", "a", 0.0, seconds, [], {"main": View(pixels, frame_rate=VIT_S.frame_rate)}, {}, {})
+
+
+def open_gates(encoder: Encoder, gate: float = OPEN) -> Encoder:
+    """All gates set to one value, in place: closed ones are not read where no gradient is wanted."""
+    for reading in encoder.trunk.readings():
+        for value in reading.gates.values():
+            nn.init.constant_(value, gate)
+    return encoder
 
 
 def training_step(loss: Callable[[], Tensor], model: nn.Module) -> Work:
@@ -109,7 +118,7 @@ def trunk_work(frames: int, mask: float, full: bool, layers: int = 12) -> Work:
     full: every token attends to all.
     """
     config = ModelConfig(streams={}, layers=layers)
-    encoder = Encoder(config)
+    encoder = open_gates(Encoder(config))
     tokens = tokenize(noise(frames), 0, config, ["video"])["video"]
     if mask:
         hidden = hidden_tokens("video", tokens, config, MaskConfig(video=mask), np.random.default_rng(0))
@@ -130,7 +139,7 @@ def trunk_work(frames: int, mask: float, full: bool, layers: int = 12) -> Work:
 
 def streaming_work(frames: int) -> Work:
     """A clip fed in pieces of 16 frames."""
-    encoder = Encoder(VIT_S).eval()
+    encoder = open_gates(Encoder(VIT_S)).eval()
     seconds = 16 / VIT_S.frame_rate
 
     def work() -> None:

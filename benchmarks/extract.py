@@ -36,6 +36,7 @@ from safetensors.torch import save_file
 
 import configs
 from benchmarks.cost import SUBREAPER, write_sound
+from benchmarks.encoder import OPEN, open_gates
 from configs import plain, write_run_record
 from data_prep.config import BuildConfig
 from data_prep.sample import fetch
@@ -46,7 +47,6 @@ from pretrain.release import release
 from pretrain.schema import SCHEMA
 
 LOOP = 16.0  # seconds of a file that is repeated: whole frames of picture and of sound
-OPEN = 0.1  # a gate that has learnt; a closed one costs nothing
 PARTS = ("speed", "memory", "kills")
 SMALL = {"dim": 48, "layers": 2, "heads": 3, "mlp_dim": 96, "image_height": 64, "image_width": 64, "frame_rate": 5.0}
 
@@ -58,10 +58,7 @@ def random_release(folder: Path, model: ModelConfig, gate: float = OPEN, **prepr
     torch.manual_seed(0)
     step = run / "checkpoints" / "step-00000001"
     step.mkdir(parents=True)
-    encoder = Encoder(model)
-    for reading in encoder.trunk.readings():
-        for value in reading.gates.values():
-            torch.nn.init.constant_(value, gate)
+    encoder = open_gates(Encoder(model), gate)
     weights = {f"encoder.{name}": value.contiguous() for name, value in encoder.state_dict().items()}
     save_file(weights, step / "weights.safetensors")
     about = {"schema": SCHEMA, "state": {"step": 1}, "config": plain(replace(settings(), model=model))}
