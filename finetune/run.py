@@ -9,11 +9,12 @@ import time
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import sklearn.linear_model  # noqa: F401  here, so that the first training is not charged for it
 
 from configs import UserError, write_run_record
 from finetune import methods, training
-from finetune.added_streams import add, read_added
+from finetune.added_streams import AddedStreams, add, read_added
 from finetune.baselines import NAMES
 from finetune.config import RunConfig
 from finetune.data import chosen_streams, open_encoder, open_shards
@@ -31,6 +32,7 @@ from finetune.settings import splits_told
 from finetune.splits import Split, groups_of
 from finetune.tuned import save_tuned
 from pretrain.encoder import Encoder
+from pretrain.processes import only_run_in
 
 
 def run(config: RunConfig) -> int:
@@ -46,6 +48,14 @@ def run(config: RunConfig) -> int:
     labels = read_labels(config.labels, config.target, config.task)
     if config.data.is_dir() and not (config.data / "index.parquet").is_file():
         groups_of(labels.assign(files=""), config.group_by)  # a folder names no splits: complain before hours of work
+    with only_run_in(config.out):
+        return train(encoder, labels, streams, more, config)
+
+
+def train(
+    encoder: Encoder, labels: pd.DataFrame, streams: tuple[str, ...], more: AddedStreams | None, config: RunConfig
+) -> int:
+    """What ``run`` does once all that can be checked before is in order."""
     write_run_record(config.out, config, seed=0)
     shards, index = open_shards(config.data, config.encoder, encoder, config.out / "shards")
     problem, splits = load_problem(encoder, labels, shards, index, config, streams, more)

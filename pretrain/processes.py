@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,13 +108,17 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        end = time.monotonic() + LOCK_SECONDS
+        began = time.monotonic()
+        told = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > end:
+                if time.monotonic() >= began + LOCK_SECONDS:
                     raise UserError(f"{folder}: another run writes there; stop it first") from None
+                if not told:
+                    print(f"{folder}: another run writes there; waiting {LOCK_SECONDS} s for its end", file=sys.stderr)
+                    told = True
                 time.sleep(1)
         yield

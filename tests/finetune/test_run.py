@@ -15,6 +15,7 @@ from data_prep.shards import read_index, read_sample
 from finetune.__main__ import main
 from finetune.data import open_encoder
 from finetune.tuned import load_tuned
+from pretrain import processes
 from pretrain.clips import read_clip
 from tests.finetune.scenes_for_tests import with_a_damaged_clip
 
@@ -140,6 +141,20 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert says in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_two_runs_do_not_write_into_one_folder(
+    small_release: Path,
+    square_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "LOCK_SECONDS", 0)
+    with processes.only_run_in(tmp_path):
+        assert run(small_release, square_shards, "scene.csv", "moves", tmp_path, "--group_by", "recording") == 2
+    assert f"{tmp_path}: another run writes there; stop it first" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
 def test_participants_on_both_sides_stop_the_run(
