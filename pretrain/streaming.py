@@ -12,6 +12,7 @@ not grow. A chunk's features come out when the ``context_seconds`` after it are 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -43,7 +44,7 @@ class _Chunk:
     """A chunk on its way through the trunk. levels: its tokens, and the fewer ones of the upper layers where there are any.
 
     ``x`` and ``_Level.read`` stay where they are in memory while their contents change: what lives long and is allocated
-    between what does not leaves holes, which came to as much again as all that is kept.
+    between what does not leaves holes (``_give_back``).
     """
 
     tokens: dict[str, Tokens]
@@ -52,6 +53,16 @@ class _Chunk:
     levels: list[_Level]
     groups: Groups | None
     below: tuple[Tensor, Tensor] | None = None  # tokens and their means, as they were before the upper layers
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _give_back() -> None:
+    """Pages that nothing uses go back to the system, where the C library can do that (glibc): its heap keeps holes between what
+    lives long and what does not, which came to more than all that is kept."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
 
 
 class StreamingEncoder:
@@ -89,6 +100,7 @@ class StreamingEncoder:
                 if number in self._chunks:
                     self._step(number, layer)
             self._passed[layer + 1] = done.stop
+        _give_back()
         for number in range(out, self._passed[-1]):
             if number in self._chunks:
                 yield self._result(self._chunks[number])

@@ -1,6 +1,8 @@
 """A recording fed in pieces, cut anywhere, gives the features of the recording as a whole, in constant memory."""
 
 import itertools
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +178,23 @@ def test_what_is_kept_does_not_grow():
         list(streaming.feed(clip))
         sizes.append(kept())
     assert max(sizes[3:]) <= 1.01 * sizes[3]
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_holes_in_the_heap_go_back_to_the_system():
+    """Small blocks, so that they come from the heap; every other one is freed when a piece is fed."""
+    encoder = open_encoder()
+    blocks = [torch.ones(8192) for _ in range(8000)]  # 32 KB each
+    list(StreamingEncoder(encoder).feed(make_clip(seconds=4.0)))
+    full = resident()
+    del blocks[::2]
+    assert resident() > full - 2**25
+    list(StreamingEncoder(encoder).feed(make_clip(seconds=4.0)))
+    assert resident() < full - 2**26
 
 
 def test_a_gap_is_named():
