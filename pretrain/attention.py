@@ -83,7 +83,8 @@ class Blocks:
         self.query_lengths, self.key_lengths, self.weighted = query_lengths, key_lengths, weighted
         self.query, self.key = Rows(query_rows), Rows(key_rows)
         query_starts, key_starts = np.cumsum(query_lengths) - query_lengths, np.cumsum(key_lengths) - key_lengths
-        members = _alike(np.stack([query_lengths, key_lengths], 1))
+        shapes, which = np.unique(np.stack([query_lengths, key_lengths], 1), axis=0, return_inverse=True)
+        members = sorted((np.flatnonzero(which.ravel() == number) for number in range(len(shapes))), key=lambda m: m[0])
         queries = [query_rows[ranges(query_starts[blocks], query_lengths[blocks])] for blocks in members]
         keys = [key_rows[ranges(key_starts[blocks], key_lengths[blocks])] for blocks in members]
         self.groups = [Group(*map(len, group)) for group in zip(members, queries, keys, strict=True)]
@@ -138,22 +139,6 @@ def _xformers() -> Any:
     import xformers.ops
 
     return xformers.ops.fmha
-
-
-LARGE = 128  # queries that are worth a call of the kernel for themselves: gathering them would cost more
-
-
-def _alike(shapes: np.ndarray) -> list[np.ndarray]:
-    """Which blocks are stacked, of shapes [block, 2] (query and key rows): neighbours of one shape, or all of one shape where
-    neighbours have too few queries together."""
-    if not len(shapes):
-        return []
-    runs = np.split(np.arange(len(shapes)), np.flatnonzero((np.diff(shapes, axis=0) != 0).any(1)) + 1)
-    if shapes[:, 0].sum() >= LARGE * len(runs):
-        return runs
-    unique, which = np.unique(shapes, axis=0, return_inverse=True)
-    members = (np.flatnonzero(which.ravel() == number) for number in range(len(unique)))
-    return sorted(members, key=lambda blocks: blocks[0])
 
 
 WEIGHT_DIMS = 8  # one holds the weight; CUDA's kernels want multiples of eight

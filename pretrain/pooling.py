@@ -14,7 +14,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,29 +33,6 @@ def relation(reader: int, read: int) -> str:
     if SCENE in (reader, read):
         return "scene"
     return "same" if reader == read else "other"
-
-
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [row, head, dim] whose first and second halves are turned into one another; cos, sin [row, 1, dim / 2]."""
-    out = torch.empty_like(x)
-    (first, second), (first_out, second_out) = x.chunk(2, -1), out.chunk(2, -1)
-    torch.mul(first, cos, out=first_out).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=second_out).addcmul_(first, sin)
-    return out
-
-
-class _Turn(torch.autograd.Function):
-    """``turned``, whose gradient is turned back: a quarter of the memory that autograd's own steps would pass through."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return turned(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return turned(grads[0], cos, -sin), None, None
 
 
 class Moments:
@@ -85,7 +61,10 @@ class Moments:
 
     def rotate(self, x: Tensor) -> Tensor:
         """x [row, head, dim] turned by its time, so that products see differences of time alone."""
-        return cast(Tensor, _Turn.apply(x, *self.turns(x.shape[-1] // 2, x.dtype)))
+        half = x.shape[-1] // 2
+        cos, sin = self.turns(half, x.dtype)
+        first, second = x[..., :half], x[..., half:]
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
 @dataclass

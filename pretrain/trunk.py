@@ -74,8 +74,8 @@ class Attention(nn.Module):
         bias = None
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        apart = linear(x, self.qkv.weight, bias).chunk(3, -1)  # whose gradient is one concatenation
-        return [rearrange(one, "token (head dim) -> token head dim", head=self.heads) for one in apart]
+        projected = linear(x, self.qkv.weight, bias)
+        return list(rearrange(projected, "token (qkv head dim) -> qkv token head dim", qkv=3, head=self.heads))
 
 
 class GatedReading(nn.Module):

@@ -33,12 +33,13 @@ def test_the_command_leaves_tables_and_a_picture(
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["step 0"]["alone"]["difference"] < 1e-5  # float32: means over tokens are summed in another order
     assert table["step 0"]["beside"]["difference"] < 1e-5
-    assert table["step 0"]["beside"]["same predictions"]
+    assert table["step 0"]["beside"]["changed"] == 0 < table["step 0"]["beside"]["predictions"]
     assert table["steps"] == {"scratch": 4, "full": 2, "frozen": 2}
     assert table["losses"]["scratch"]["total"]["reached"] == [4]
     assert set(table["probes"]["rows"]["scratch, all streams"]) == {"test", "test_reversed"}
     assert {"raw streams", "untrained, video alone", "untrained, all streams"} < set(table["probes"]["rows"])
     assert "| frozen, all streams - scratch |" in (tmp_path / "table.md").read_text()
+    assert "| frozen, video alone - full |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "extend.png").stat().st_size > 5000
     capsys.readouterr()
     before = (tmp_path / "full-0" / "metrics.csv").stat().st_mtime_ns
