@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -131,7 +131,7 @@ def video2dataset(root: Path, file: Path) -> Used:
 
 
 @contextmanager
-def timed_graphs() -> Iterator[list[float]]:
+def timed_graphs() -> Generator[list[float]]:
     """The seconds of a core of every call of a MediaPipe task, its threads included, as long as it lasts."""
     from mediapipe.tasks.python import vision
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,7 +82,7 @@ def blocks(clip: np.ndarray, readable: np.ndarray) -> Blocks:
 
 
 @contextlib.contextmanager
-def joint_attention() -> Iterator[None]:
+def joint_attention() -> Generator[None]:
     """While entered, encoders and decoders of this process attend jointly."""
     users, own_plan, own_forward = (encoder, objective), encoder.plan, Trunk.forward
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def picture(frame: NDArray[np.uint8]) -> Image:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Keeps the notes that MediaPipe's C++ side prints at start off the screen; its errors are exceptions."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -19,7 +19,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def _disk(out: Path) -> Iterator[None]:
+def _disk(out: Path) -> Generator[None]:
     """What goes wrong with writing ends the build with one line; of what is read it is a line in failures.csv."""
     try:
         yield
@@ -30,7 +30,7 @@ def _disk(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(config: BuildConfig) -> Iterator[None]:
+def locked(config: BuildConfig) -> Generator[None]:
     """Makes the output folder and keeps those out who would be in the way. Raises UserError. Locks end with a process."""
     out = config.out
     with ExitStack() as files, _disk(out):

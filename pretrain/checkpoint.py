@@ -13,7 +13,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -116,7 +116,7 @@ def _first_difference(name: str, theirs: Any, ours: Any) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _safe_loading(engine: Any) -> Iterator[None]:
+def _safe_loading(engine: Any) -> Generator[None]:
     """DeepSpeed unpickles whatever a checkpoint holds; this lets it build tensors and its own few classes only."""
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

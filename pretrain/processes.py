@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -101,7 +101,7 @@ def ignore_stop_signals() -> None:
 
 
 @contextlib.contextmanager
-def only_run_in(folder: Path) -> Iterator[None]:
+def only_run_in(folder: Path) -> Generator[None]:
     """Keeps a second run out of a folder (processes can outlive a launcher that was killed). Raises UserError.
 
     Waits a little: a network file system needs some time to notice that the holder's machine has died.

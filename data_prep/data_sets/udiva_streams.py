@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ def _worth(file: Path) -> tuple[bool, bool, bool]:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Any]:
+def opened(file: Path) -> Generator[Any]:
     """The HDF5 file, out of its zip where it lies in one. Raises UserError."""
     import h5py
 
