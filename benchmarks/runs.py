@@ -129,8 +129,8 @@ def both_readings(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, list[Fea
 
 
 def spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> str:
-    """Mean and standard deviation over seeds."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}"
+    """Mean and standard deviation over seeds, as of a sample."""
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=len(values) > 1):.{digits}f}"
 
 
 def with_interval(found: dict[str, Any]) -> str:
