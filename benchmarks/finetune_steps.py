@@ -26,6 +26,7 @@ from finetune.steps import Steps, steps_of
 from finetune.tasks import Task
 from pretrain.clips import Clip
 from pretrain.encoder import Encoder
+from pretrain.streaming import give_back
 
 CLASSES = ("a", "b", "c", "d")
 WARM = 1  # steps of each method that are not counted
@@ -78,12 +79,13 @@ def memory(
 ) -> dict[str, int]:
     """Bytes by which two steps of each variant raise the peak memory of a process that holds encoder and clips.
 
-    Each in a forked process of its own. Call it before anything has run here: what was freed is not counted again.
+    Each in a forked process of its own. Pages that were used before are given back first: what lands in them would not count.
     """
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports a lot, which is no method's memory
     if any(config.method == "lora" for config in variants.values()):
         importlib.import_module("peft")
     fork = multiprocessing.get_context("fork")
+    give_back()
     found = {}
     for name, config in variants.items():
         here, there = fork.Pipe(duplex=False)

@@ -44,7 +44,7 @@ class _Chunk:
     """A chunk on its way through the trunk. levels: its tokens, and the fewer ones of the upper layers where there are any.
 
     ``x`` and ``_Level.read`` stay where they are in memory while their contents change: what lives long and is allocated
-    between what does not leaves holes (``_give_back``).
+    between what does not leaves holes (``give_back``).
     """
 
     tokens: dict[str, Tokens]
@@ -58,7 +58,7 @@ class _Chunk:
 _LIBC = ctypes.CDLL(None)
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Pages that nothing uses go back to the system, where the C library can do that (glibc): its heap keeps holes between what
     lives long and what does not, which came to more than all that is kept."""
     if hasattr(_LIBC, "malloc_trim"):
@@ -100,7 +100,7 @@ class StreamingEncoder:
                 if number in self._chunks:
                     self._step(number, layer)
             self._passed[layer + 1] = done.stop
-        _give_back()
+        give_back()
         for number in range(out, self._passed[-1]):
             if number in self._chunks:
                 yield self._result(self._chunks[number])

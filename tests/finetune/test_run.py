@@ -33,6 +33,7 @@ def test_an_adapter_on_splits_of_the_manifest(small_release: Path, split_shards:
     files = {file.name for file in tmp_path.iterdir() if file.is_file()}
     assert files == {
         "adapter.safetensors",
+        ".lock",
         "head.safetensors",
         "config.json",
         "config.yaml",
