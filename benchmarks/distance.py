@@ -36,6 +36,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from benchmarks.runs import spread
 from pretrain.clips import Clip, View
 from pretrain.config import ModelConfig
 from pretrain.encoder import Encoder
@@ -346,12 +347,8 @@ def summary(shares: Sequence[Sequence[float]]) -> dict[str, Any]:
     half = 1.96 * float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
     seeds = [float(np.mean(one)) for one in shares]
     mean = float(np.mean(seeds))
-    return {
-        "mean": mean,
-        "std": float(np.std(seeds, ddof=len(seeds) > 1)),
-        "seeds": seeds,
-        "interval": (mean - half, mean + half),
-    }
+    std = float(np.std(seeds, ddof=len(seeds) > 1))
+    return {"mean": mean, "std": std, "seeds": seeds, "interval": (mean - half, mean + half)}
 
 
 def tabulate(task: Task, done: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -389,7 +386,7 @@ def write(out: Path, task: Task, table: dict[str, Any]) -> None:
             "{:.3f} ± {:.3f} ({:.3f} to {:.3f})".format(one["mean"], one["std"], *one["interval"])
             for one in (*row["distances"].values(), row["added"])
         ]
-        cells.append("{:.2f} ± {:.2f}".format(np.mean(row["left"]), np.std(row["left"], ddof=len(row["left"]) > 1)))
+        cells.append(spread(row["left"], 2))
         cells += [f"{row['reaches']:g}", f"{row['seconds']:.3f}", f"{row['gates']:.2f}", f"{row['rate']:g}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     stages = "; ".join(
