@@ -151,10 +151,12 @@ def test_two_runs_do_not_write_into_one_folder(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(processes, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(processes, "LOCK_SECONDS", 1)
     with processes.only_run_in(tmp_path):
         assert run(small_release, square_shards, "scene.csv", "moves", tmp_path, "--group_by", "recording") == 2
-    assert f"{tmp_path}: another run writes there; stop it first" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{tmp_path}: another run writes there; waiting 1 s for its end" in error
+    assert f"{tmp_path}: another run writes there; stop it first" in error
     assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
