@@ -136,7 +136,7 @@ def at_step_0(config: RunConfig, trunk: Encoder, problem: Problem, given: Split)
         name: {
             "difference": float(np.abs(features.values - reference).max() / np.abs(reference).max()),
             "changed": sum(
-                int((of_trunk[test].values.argmax(2) != predictions.values.argmax(2)).sum())
+                changed(of_trunk[test].values, predictions.values)
                 for test, predictions in results[f"step 0, {name}"].items()
             ),
             "predictions": sum(of_trunk[test].values.argmax(2).size for test in of_trunk),
@@ -144,6 +144,11 @@ def at_step_0(config: RunConfig, trunk: Encoder, problem: Problem, given: Split)
         }
         for name, features in video.items()
     }
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> int:
+    """How many examples two sets of scores [seed, example, class] give another class."""
+    return int((before.argmax(2) != after.argmax(2)).sum())
 
 
 def measure_losses(trained: dict[str, list[RunConfig]], count: int) -> dict[str, dict[str, Any]]:

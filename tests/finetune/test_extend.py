@@ -46,3 +46,9 @@ def test_the_command_leaves_tables_and_a_picture(
     extend.main()
     assert capsys.readouterr().out.count("nothing to do") == 4
     assert (tmp_path / "full-0" / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_a_prediction_is_changed_where_another_class_scores_most() -> None:
+    before = np.array([[[0.9, 0.1], [0.2, 0.8]]])
+    assert extend.changed(before, np.array([[[0.6, 0.4], [0.1, 0.9]]])) == 0
+    assert extend.changed(before, np.array([[[0.4, 0.6], [0.1, 0.9]]])) == 1
